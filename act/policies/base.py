@@ -1,0 +1,82 @@
+"""The whole contract of a policy.
+
+A policy sees an `Observation` and answers with a chunk of the next `chunk_size` actions. It is trained on a `Batch`.
+All tensors at this border are in the units of the file: radians, gripper openings 0 closed … 1 open, uint8 RGB frames
+in (H, W, 3) order. Normalisation and image conversion happen inside the policy and nowhere else.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from act.normalizer import Normalizer
+from demos.episode import EpisodeSpec
+
+
+@dataclass
+class Observation:
+    """What a policy sees at one time step, for B environments or samples."""
+
+    qpos: Tensor  # (B, J) float32, rad; grippers 0 closed … 1 open
+    images: dict[str, Tensor] = field(default_factory=dict)  # camera → (B, H, W, 3) uint8 RGB
+    env_state: Tensor | None = None  # (B, E) float32 object poses
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Observation":
+        return Observation(
+            self.qpos.to(device, non_blocking=non_blocking),
+            {name: frame.to(device, non_blocking=non_blocking) for name, frame in self.images.items()},
+            None if self.env_state is None else self.env_state.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass
+class Batch:
+    """One training batch: observations at random starts t, and the k actions commanded from t on."""
+
+    observation: Observation
+    action: Tensor  # (B, k, A) float32, physical units
+    is_pad: Tensor  # (B, k) bool, True where the episode had ended before that step
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        return Batch(
+            self.observation.to(device, non_blocking),
+            self.action.to(device, non_blocking=non_blocking),
+            self.is_pad.to(device, non_blocking=non_blocking),
+        )
+
+
+class Policy(nn.Module):
+    """Base of every policy.
+
+    A subclass has one config dataclass and implements `forward` and `predict`; `act.policies.POLICIES` names it.
+
+    Attributes:
+        spec: what the training episodes contained (joints, cameras with sizes, fps).
+        chunk_size: k, the number of actions predicted at once.
+        cameras: the cameras that this policy looks at, in order; a subset of `spec.cameras`. Empty: it needs no picture.
+        uses_env_state: whether it looks at object poses.
+        normalizer: buffers that are fitted once on the training split.
+    """
+
+    spec: EpisodeSpec
+    chunk_size: int
+    cameras: tuple[str, ...]
+    uses_env_state: bool
+    normalizer: Normalizer
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Training losses: "loss", the scalar to minimise, and its named parts, all scalars."""
+        raise NotImplementedError
+
+    def predict(self, observation: Observation) -> Tensor:
+        """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode unless documented."""
+        raise NotImplementedError
+
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """Figures worth plotting that are no losses (a latent's KL per dimension, say), by name."""
+        return {}
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """Parameter groups for the optimiser; a policy with a backbone may give it a learning rate of its own."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

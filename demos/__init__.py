@@ -1,0 +1,1 @@
+"""Demonstrations: the episode file, inverse kinematics, scripted experts, recording."""

@@ -1,0 +1,1 @@
+"""What a person runs. Each script is thin: it parses, calls the rooms below and prints."""
