@@ -1,0 +1,36 @@
+"""The world: bimanual MuJoCo tasks behind the Gymnasium API, and the loop that rolls agents out in them."""
+
+import os
+
+import gymnasium as gym
+
+# Before MuJoCo is imported anywhere: without a display, render off-screen through EGL (a GPU's, or Mesa's on a CPU).
+if not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+class EnvError(ValueError):
+    """A request that the simulator cannot meet: one line with what was wrong, what was given and what would work."""
+
+
+TASKS = {
+    "transfer_cube": "BimanualTransferCube-v0",
+    "insertion": "BimanualInsertion-v0",
+}
+"""Short task names of the command line → Gymnasium ids. A new task is one file, one line here and one below."""
+
+gym.register(TASKS["transfer_cube"], entry_point="envs.transfer_cube:TransferCubeEnv")
+gym.register(TASKS["insertion"], entry_point="envs.insertion:InsertionEnv")
+
+
+def env_id(task: str) -> str:
+    """The Gymnasium id of a task given by its short name or by the id itself.
+
+    Raises:
+        EnvError: for an unknown task; the message lists the known ones.
+    """
+    if task in TASKS.values():
+        return task
+    if task not in TASKS:
+        raise EnvError(f"unknown task {task!r}; known tasks: {', '.join(TASKS)}")
+    return TASKS[task]
