@@ -54,7 +54,7 @@ class Policy(nn.Module):
     Attributes:
         spec: what the training episodes contained (joints, cameras with sizes, fps).
         chunk_size: k, the number of actions predicted at once.
-        cameras: the cameras that this policy looks at, in order; a subset of `spec.cameras`. Empty: it needs no picture.
+        cameras: the cameras that this policy looks at, in order; a subset of `spec.cameras`; empty: it needs no images.
         uses_env_state: whether it looks at object poses.
         normalizer: buffers that are fitted once on the training split.
     """

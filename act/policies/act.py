@@ -1,0 +1,274 @@
+"""ACT: action chunking with transformers, a conditional VAE (Zhao et al. 2023, arXiv 2304.13705, section IV).
+
+    training    qpos, a_1 … a_k ── style encoder ──► μ, σ ──► z = μ + σ ε;  loss L1(â, a) + β KL(N(μ, σ²) ‖ N(0, 1))
+    inference                                                 z = 0
+    both        z, qpos, (object poses), image tokens ── encoder ── decoder, k learned queries ──► â_1 … â_k
+
+Where this differs from the published code:
+- L1 is divided by the number of valid cells; the original divides by all, so short remainders of episodes counted less.
+- The answer is the last decoder layer's. The original returns the first one's, whatever the depth: its "7 layers" act
+  as 1. The default is therefore 1, about 52 M parameters in all; 7 gives 84 M.
+- Several cameras get a learned embedding each; the original tells them apart by their contents alone.
+- Object poses may be one more token, beside images or instead of them.
+- In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
+- The mask keeps padded actions out of the style encoder altogether.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from act.errors import ConfigError
+from act.normalizer import Normalizer
+from act.policies.base import Batch, Observation, Policy
+from act.policies.transformer import Decoder, Encoder, sinusoid_1d
+from act.policies.vision import CameraEncoder
+from demos.episode import EpisodeSpec
+
+
+@dataclass(frozen=True)
+class ACTConfig:
+    """The paper's numbers by default."""
+
+    chunk_size: int = 100
+    """k, the number of actions predicted at once; about 1 to 2 s work best."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to look at, in order. None takes all that the episodes have; an empty list needs --use-env-state."""
+    use_env_state: bool = False
+    """Look at the object poses, which only a simulator knows."""
+
+    d_model: int = 512
+    """Width of all tokens."""
+    n_heads: int = 8
+    """Attention heads."""
+    ffn_dim: int = 3200
+    """Width of the feed-forward layers."""
+    n_style_layers: int = 4
+    """Layers of the style encoder q(z | qpos, actions)."""
+    n_encoder_layers: int = 4
+    """Layers of the observation encoder."""
+    n_decoder_layers: int = 1
+    """Layers of the action decoder, all of them used. The published code builds 7 and uses the first."""
+    dropout: float = 0.1
+    """Dropout in the transformers."""
+    pre_norm: bool = False
+    """Layer norm before attention and feed-forward instead of after."""
+
+    use_vae: bool = True
+    """False leaves out z and the style encoder: plain regression."""
+    latent_dim: int = 32
+    """Length of z."""
+    kl_weight: float = 10.0
+    """β. The authors advise 10 to 100."""
+
+    backbone: str = "resnet18"
+    """Any timm network that gives feature maps."""
+    backbone_weights: Literal["imagenet", "none"] = "imagenet"
+    """Pretrained with frozen batch norm, or trained from scratch with a live one."""
+    backbone_stride: int = 32
+    """Which feature map becomes tokens: 32 is the last of a ResNet, 16 gives four times the tokens."""
+    backbone_width: float = 1.0
+    """Multiplies the channels of a ResNet trained from scratch."""
+    shared_backbone: bool = True
+    """One backbone for all cameras, or one each."""
+    backbone_lr: float | None = None
+    """Learning rate of the backbone; None: that of the rest."""
+
+    def __post_init__(self) -> None:
+        if self.cameras is not None:
+            object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
+        for name in ("chunk_size", "d_model", "n_heads", "ffn_dim", "n_style_layers", "n_encoder_layers",
+                     "n_decoder_layers", "latent_dim", "backbone_stride", "backbone_width"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.d_model % self.n_heads or self.d_model % 4:
+            raise ConfigError(
+                f"d_model is {self.d_model} with {self.n_heads} heads; it must be a multiple of 4 and of n_heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.kl_weight < 0:
+            raise ConfigError(f"kl_weight is {self.kl_weight}; it must not be negative")
+        if self.backbone_weights not in ("imagenet", "none"):
+            raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
+        if self.backbone_weights == "imagenet" and self.backbone_width != 1:
+            raise ConfigError(
+                f"backbone_width is {self.backbone_width:g}, but ImageNet weights exist only for width 1; "
+                "use --backbone-weights none"
+            )
+        if self.cameras == () and not self.use_env_state:
+            raise ConfigError("the policy would be blind: give it cameras or --use-env-state")
+
+
+class ACTPolicy(Policy):
+    """See the head of this file.
+
+    Args:
+        config: the settings.
+        spec: what the episodes contain: joints, cameras with sizes, length of the object poses.
+        pretrained: False builds the backbone without downloading weights, for a checkpoint to fill in.
+
+    Raises:
+        ConfigError: the config asks for cameras or object poses that the episodes do not have, or see `make_backbone`.
+    """
+
+    position_of_style: Tensor
+
+    def __init__(self, config: ACTConfig, spec: EpisodeSpec, *, pretrained: bool = True):
+        super().__init__()
+        self.config, self.spec, self.chunk_size = config, spec, config.chunk_size
+        self.cameras = tuple(spec.cameras) if config.cameras is None else config.cameras
+        self.uses_env_state = config.use_env_state
+        self._check_against_spec()
+
+        n_joints, d, k = len(spec.joint_names), config.d_model, config.chunk_size
+        dims = {"qpos": n_joints, "action": n_joints}
+        if config.use_env_state:
+            dims["env_state"] = spec.env_state_dim
+        self.normalizer = Normalizer(dims)
+        shape = (d, config.n_heads, config.ffn_dim, config.dropout, config.pre_norm)
+
+        if config.use_vae:  # q(z | qpos, a_1 … a_k)
+            self.cls_token = nn.Parameter(torch.randn(d))
+            self.style_qpos_proj = nn.Linear(n_joints, d)
+            self.style_action_proj = nn.Linear(n_joints, d)
+            self.style_encoder = Encoder(config.n_style_layers, *shape)
+            self.latent_head = nn.Linear(d, 2 * config.latent_dim)  # μ, log σ²
+            self.latent_proj = nn.Linear(config.latent_dim, d)
+            self.register_buffer("position_of_style", sinusoid_1d(2 + k, d), persistent=False)
+
+        self.qpos_proj = nn.Linear(n_joints, d)
+        self.env_state_proj = nn.Linear(spec.env_state_dim, d) if config.use_env_state else None
+        self.vector_position = nn.Parameter(torch.randn(1 + config.use_vae + config.use_env_state, d))
+        backbone = {
+            "name": config.backbone,
+            "weights": config.backbone_weights,
+            "width": config.backbone_width,
+            "stride": config.backbone_stride,
+        }
+        sizes = {name: spec.cameras[name] for name in self.cameras}
+        self.vision = (
+            CameraEncoder(sizes, d, shared=config.shared_backbone, backbone=backbone, pretrained=pretrained)
+            if sizes
+            else None
+        )
+        self.encoder = Encoder(config.n_encoder_layers, *shape)
+        self.query = nn.Parameter(torch.randn(k, d))
+        self.decoder = Decoder(config.n_decoder_layers, *shape)
+        self.action_head = nn.Linear(d, n_joints)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"loss", "l1", "kl"}: l1 in z-scores over valid cells, kl in nats, loss = l1 + kl_weight · kl."""
+        target = self._target(batch)
+        if not self.config.use_vae:
+            l1 = masked_l1(self._decode(batch.observation, None), target, batch.is_pad)
+            return {"loss": l1, "l1": l1, "kl": torch.zeros_like(l1)}
+        mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
+        z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
+        l1 = masked_l1(self._decode(batch.observation, z), target, batch.is_pad)
+        kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
+        return {"loss": l1 + self.config.kl_weight * kl, "l1": l1, "kl": kl}
+
+    @torch.no_grad()
+    def predict(self, observation: Observation) -> Tensor:
+        """The next k actions, (B, k, A), in physical units, with z = 0: the prior's mean."""
+        return self.normalizer.unnormalize("action", self._decode(observation, self._zero(observation)).float())
+
+    @torch.no_grad()
+    def diagnostics(self, batch: Batch) -> dict[str, float]:
+        """What the latent does on this batch; the larger the batch, the better the count of active units.
+
+        "l1_z0" is the L1 with z = 0, as at inference. "active_units" counts the dimensions whose posterior mean varies
+        between samples: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, arXiv 1509.00519). "posterior_std" is the mean σ, 1 if
+        nothing is encoded. "kl_dim/00" … are nats per dimension, mean over the batch.
+        """
+        target = self._target(batch)
+        z = self._zero(batch.observation)
+        figures = {"l1_z0": masked_l1(self._decode(batch.observation, z), target, batch.is_pad).item()}
+        if self.config.use_vae:
+            mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
+            figures["active_units"] = float((mu.var(dim=0, correction=0) > 0.01).sum())
+            figures["posterior_std"] = (logvar / 2).exp().mean().item()
+            per_dim = kl_divergence(mu, logvar).mean(dim=0).tolist()
+            figures |= {f"kl_dim/{i:02d}": kl for i, kl in enumerate(per_dim)}
+        return figures
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        backbone = [] if self.vision is None else list(self.vision.backbones.parameters())
+        ours = {id(p) for p in backbone}
+        groups = [
+            {"params": [p for p in self.parameters() if id(p) not in ours], "lr": lr},
+            {"params": backbone, "lr": lr if self.config.backbone_lr is None else self.config.backbone_lr},
+        ]
+        groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        return [group for group in groups if group["params"]]
+
+    def _target(self, batch: Batch) -> Tensor:
+        """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
+        action = self.normalizer.normalize("action", batch.action)
+        return action.masked_fill(rearrange(batch.is_pad, "b k -> b k 1"), 0.0)
+
+    def _encode_style(self, observation: Observation, target: Tensor, is_pad: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of q(z | qpos, a_1 … a_k), each (B, latent_dim) float32."""
+        qpos = self.style_qpos_proj(self.normalizer.normalize("qpos", observation.qpos))
+        cls = repeat(self.cls_token, "d -> b 1 d", b=len(qpos))
+        tokens = torch.cat([cls, rearrange(qpos, "b d -> b 1 d"), self.style_action_proj(target)], dim=1)
+        is_pad = F.pad(is_pad, (2, 0), value=False)
+        encoded = self.style_encoder(tokens, self.position_of_style, is_pad)
+        mu, logvar = self.latent_head(encoded[:, 0]).float().chunk(2, dim=-1)
+        return mu, logvar
+
+    def _decode(self, observation: Observation, z: Tensor | None) -> Tensor:
+        """Normalised actions (B, k, A) from an observation and z (B, latent_dim)."""
+        vectors = [] if z is None else [self.latent_proj(z)]
+        vectors.append(self.qpos_proj(self.normalizer.normalize("qpos", observation.qpos)))
+        if self.env_state_proj is not None:
+            if observation.env_state is None:
+                raise ConfigError("the policy looks at object poses (env_state), given none")
+            vectors.append(self.env_state_proj(self.normalizer.normalize("env_state", observation.env_state)))
+        tokens, position = torch.stack(vectors, dim=1), self.vector_position
+        if self.vision is not None:
+            image_tokens, image_position = self.vision(observation.images)
+            tokens = torch.cat([tokens, image_tokens], dim=1)
+            position = torch.cat([position, image_position])
+        memory = self.encoder(tokens, position)
+        return self.action_head(self.decoder(self.query, memory, position))
+
+    def _zero(self, observation: Observation) -> Tensor | None:
+        """z = 0, (B, latent_dim); None without a VAE."""
+        shape = len(observation.qpos), self.config.latent_dim
+        return observation.qpos.new_zeros(shape) if self.config.use_vae else None
+
+    def _check_against_spec(self) -> None:
+        if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
+            known = ", ".join(self.spec.cameras) or "none"
+            raise ConfigError(f"the episodes have no camera {unknown[0]}; they have: {known}")
+        if self.uses_env_state and not self.spec.env_state_dim:
+            raise ConfigError("--use-env-state needs object poses (env_state), and the episodes have none")
+        if not self.cameras and not self.uses_env_state:
+            raise ConfigError("the episodes have no cameras: use --use-env-state to learn from object poses")
+
+
+def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor) -> Tensor:
+    """Mean |prediction - target| over the cells that are no padding: (B, k, A), (B, k, A), (B, k) → scalar float32.
+
+    While several processes train, the count of valid cells is the mean of all of theirs: gradients averaged over
+    processes are then those of one process with the whole batch.
+    """
+    valid = rearrange(~is_pad, "b k -> b k 1")
+    total = ((prediction.float() - target) * valid).abs().sum()
+    cells = (valid.sum() * target.shape[-1]).float()
+    if prediction.requires_grad and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(cells)
+        cells = cells / dist.get_world_size()
+    return total / cells.clamp(min=1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, 1)) per dimension in nats (Kingma and Welling 2014, appendix B); in and out (B, latent_dim)."""
+    return (mu.square() + logvar.exp() - 1 - logvar) / 2

@@ -1,0 +1,136 @@
+"""Transformer encoder and decoder as in DETR (Carion et al. 2020, arXiv 2005.12872), which ACT builds on.
+
+Positions are added to queries and keys in every layer, never to values. Tensors are (B, L, D): batch, tokens, d_model.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention; xavier-uniform weights at the scale that torch gives one fused (3D, D) projection."""
+
+    def __init__(self, d_model: int, n_heads: int, dropout: float):
+        super().__init__()
+        self.n_heads, self.dropout = n_heads, dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(d_model, d_model) for _ in range(4))
+        for linear in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(linear.weight, gain=1 / math.sqrt(2))
+        nn.init.xavier_uniform_(self.out.weight)
+        for linear in (self.query, self.key, self.value, self.out):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """query (B, Q, D), key and value (B, K, D), mask broadcastable to (B, heads, Q, K), True where allowed."""
+        q, k, v = (
+            rearrange(linear(x), "b l (h d) -> b h l d", h=self.n_heads)
+            for linear, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out(rearrange(x, "b h l d -> b l (h d)"))
+
+
+class Residual(nn.Module):
+    """x + f(norm(x)) (pre-norm) or norm(x + f(x)) (post-norm), with dropout on f's output."""
+
+    def __init__(self, d_model: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return x + self.dropout(f(self.norm(x)))
+        return self.norm(x + self.dropout(f(x)))
+
+
+def feed_forward(d_model: int, ffn_dim: int, dropout: float) -> nn.Sequential:
+    first, second = nn.Linear(d_model, ffn_dim), nn.Linear(ffn_dim, d_model)
+    nn.init.xavier_uniform_(first.weight)
+    nn.init.xavier_uniform_(second.weight)
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.attention = Attention(d_model, n_heads, dropout)
+        self.feed_forward = feed_forward(d_model, ffn_dim, dropout)
+        self.residual_1, self.residual_2 = (Residual(d_model, dropout, pre_norm) for _ in range(2))
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.residual_1(x, lambda x: self.attention(x + position, x + position, x, mask))
+        return self.residual_2(x, self.feed_forward)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.self_attention = Attention(d_model, n_heads, dropout)
+        self.cross_attention = Attention(d_model, n_heads, dropout)
+        self.feed_forward = feed_forward(d_model, ffn_dim, dropout)
+        self.residual_1, self.residual_2, self.residual_3 = (Residual(d_model, dropout, pre_norm) for _ in range(3))
+
+    def forward(self, x: Tensor, query: Tensor, memory_key: Tensor, memory: Tensor) -> Tensor:
+        x = self.residual_1(x, lambda x: self.self_attention(x + query, x + query, x))
+        x = self.residual_2(x, lambda x: self.cross_attention(x + query, memory_key, memory))
+        return self.residual_3(x, self.feed_forward)
+
+
+class Encoder(nn.Module):
+    """Self-attention layers over tokens (B, L, D) at positions (L, D); is_pad (B, L) is True for tokens to ignore."""
+
+    def __init__(self, n_layers: int, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(d_model, n_heads, ffn_dim, dropout, pre_norm) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()  # post-norm layers end in a norm
+
+    def forward(self, x: Tensor, position: Tensor, is_pad: Tensor | None = None) -> Tensor:
+        mask = None if is_pad is None else rearrange(~is_pad, "b l -> b 1 1 l")
+        for layer in self.layers:
+            x = layer(x, position, mask)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """k learned queries (k, D) read the memory (B, L, D) at positions (L, D); the LAST layer answers, (B, k, D)."""
+
+    def __init__(self, n_layers: int, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(d_model, n_heads, ffn_dim, dropout, pre_norm) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, query: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+        memory_key = memory + position
+        x = torch.zeros_like(query).expand(len(memory), -1, -1)
+        for layer in self.layers:
+            x = layer(x, query, memory_key, memory)
+        return self.norm(x)
+
+
+def sinusoid_1d(length: int, dim: int) -> Tensor:
+    """Fixed positions (length, dim) of Vaswani et al. 2017, section 3.5: sines in even, cosines in odd places."""
+    angle = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, dim, 2) / dim)  # (length, dim / 2)
+    return rearrange([angle.sin(), angle.cos()], "two l d -> l (d two)")
+
+
+def sinusoid_2d(height: int, width: int, dim: int) -> Tensor:
+    """Fixed positions (height · width, dim) of a feature map as in DETR: y in the first half, x in the second.
+
+    Coordinates run over (0, 2π] whatever the map's size ("normalised").
+    """
+    frequency = 10000 ** -(torch.arange(0, dim // 2, 2) / (dim // 2))  # (dim / 4,)
+
+    def axis(n: int) -> Tensor:
+        angle = 2 * math.pi * torch.arange(1, n + 1)[:, None] / n * frequency
+        return rearrange([angle.sin(), angle.cos()], "two l d -> l (d two)")  # (n, dim / 2)
+
+    y, x = axis(height)[:, None].expand(-1, width, -1), axis(width).expand(height, -1, -1)
+    return rearrange(torch.cat([y, x], dim=-1), "h w d -> (h w) d")
