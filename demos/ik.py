@@ -1,0 +1,82 @@
+"""Inverse kinematics of both arms: damped least squares on MuJoCo's Jacobians, joint limits respected.
+
+Six joints reach a six-dimensional pose, so each arm is solved alone. A path is solved step by step, each solution
+starting from the last: the result is as smooth as the path.
+"""
+
+import mujoco
+import numpy as np
+
+from envs.aloha import ARM_JOINTS, ARMS
+from envs.bimanual import ASSETS
+
+
+class BimanualIK:
+    """Joint positions that bring the tool centre points to wanted poses.
+
+    Args:
+        damping: λ of (JᵀJ + λ²)Δq = Jᵀe. Larger is smoother near singular poses and slower to converge.
+        tolerance: stop when the position error in m and the rotation error in rad are below it.
+        max_steps: Gauss-Newton steps per solve.
+        max_change: the largest change of a joint in one such step, rad.
+    """
+
+    def __init__(self, damping: float = 0.01, tolerance: float = 1e-5, max_steps: int = 100, max_change: float = 0.2):
+        self.damping, self.tolerance, self.max_steps, self.max_change = damping, tolerance, max_steps, max_change
+        self.model = mujoco.MjModel.from_xml_path(str(ASSETS / "station.xml"))
+        self.data = mujoco.MjData(self.model)
+        self._joints = {arm: np.array([self.model.joint(f"{arm}_{name}").id for name in ARM_JOINTS]) for arm in ARMS}
+        self._sites = {arm: self.model.site(f"{arm}_tcp").id for arm in ARMS}
+
+    def forward(self, arm: str, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose of an arm's tool centre point: joints (6,) rad → position (3,) m, rotation (3, 3)."""
+        self.data.qpos[self.model.jnt_qposadr[self._joints[arm]]] = joints
+        mujoco.mj_kinematics(self.model, self.data)
+        site = self._sites[arm]
+        return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
+
+    def solve(
+        self, arm: str, position: np.ndarray, rotation: np.ndarray, start: np.ndarray
+    ) -> tuple[np.ndarray, float, float]:
+        """Joints that bring a tool centre point to a pose, searched from `start`.
+
+        Args:
+            arm: "left" or "right".
+            position: (3,) m, world frame.
+            rotation: (3, 3), world frame; x points ahead of the tool, y along the finger slides.
+            start: (6,) rad.
+
+        Returns:
+            joints (6,) within their ranges, and the remaining position error in m and rotation error in rad. Errors
+            above the tolerance mean that the pose is out of reach; the joints are then the nearest found.
+        """
+        ids, site = self._joints[arm], self._sites[arm]
+        dofs, limits = self.model.jnt_dofadr[ids], self.model.jnt_range[ids]
+        jacobian = np.zeros((6, self.model.nv))
+        joints = start.astype(np.float64)
+        for _ in range(self.max_steps):
+            at, facing = self.forward(arm, joints)
+            error = np.concatenate([position - at, _rotation_vector(rotation @ facing.T)])
+            if np.abs(error).max() < self.tolerance:
+                break
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], site)
+            J = jacobian[:, dofs]
+            # A joint that stands at its limit and is pushed further takes no part in this step.
+            gradient = J.T @ error
+            free = ~((joints <= limits[:, 0]) & (gradient < 0) | (joints >= limits[:, 1]) & (gradient > 0))
+            J = J * free
+            change = np.linalg.solve(J.T @ J + self.damping**2 * np.eye(6), J.T @ error)
+            change *= min(1.0, self.max_change / (np.abs(change).max() + 1e-12))
+            joints = np.clip(joints + change, limits[:, 0], limits[:, 1])
+        at, facing = self.forward(arm, joints)
+        remaining = np.linalg.norm(_rotation_vector(rotation @ facing.T))
+        return joints, float(np.linalg.norm(position - at)), float(remaining)
+
+
+def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Axis times angle (3,) of a rotation matrix (3, 3)."""
+    quaternion, vector = np.zeros(4), np.zeros(3)
+    mujoco.mju_mat2Quat(quaternion, rotation.ravel())
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector

@@ -1,0 +1,161 @@
+"""THE loop: agents in a vector environment. Recording, evaluation, video and teleoperation all consume it.
+
+Here, and only here, the observation at step t is paired with the action commanded at t.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from envs.aloha import FPS
+
+
+class Agent(Protocol):
+    """Whatever drives N episodes at once: a scripted expert, a trained policy, a person."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras that it looks at."""
+        ...
+
+    def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
+        """N new episodes begin."""
+
+    def looks(self) -> bool:
+        """Whether the next call needs the pictures; nothing is rendered otherwise."""
+        ...
+
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Batched observation, (N, …) each → actions (N, 14) float32."""
+        ...
+
+
+@dataclass
+class Step:
+    """One control step of a wave of episodes that run side by side; all arrays lead with their number n."""
+
+    t: int
+    seeds: tuple[int, ...]
+    observation: dict[str, np.ndarray]  # at t, before the action; pictures only if somebody looked
+    action: np.ndarray  # (n, 14) float32, commanded at t
+    reward: np.ndarray  # (n,) after the action
+    info: dict[str, np.ndarray]  # (n,) each, after the action
+    last: bool
+
+
+def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None, **settings: Any) -> VectorEnv:
+    """`num_envs` lazy environments, in a process each when `parallel` (default: when there are several).
+
+    Raises:
+        EnvError: as the environment does; it is built once here, so that a mistake shows before workers start.
+    """
+
+    def build() -> gym.Env:
+        return gym.make(env_id, disable_env_checker=True, lazy=True, **settings)
+
+    build().close()
+    if parallel if parallel is not None else num_envs > 1:
+        # Spawned, not forked: a fork would share the parent's threads' locks and its rendering context.
+        return AsyncVectorEnv(
+            [build] * num_envs, context="spawn", shared_memory=True, autoreset_mode=AutoresetMode.DISABLED
+        )
+    return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def look(venv: VectorEnv) -> dict[str, np.ndarray]:
+    """Every environment's pictures now, `images/<camera>` → (N, H, W, 3) uint8."""
+    pictures = venv.call("look")
+    return {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
+
+
+def rollout(venv: VectorEnv, agent: Agent, seeds: Sequence[int], always_look: bool = False) -> Iterator[Step]:
+    """Run one episode per seed, `venv.num_envs` at a time, and yield every step.
+
+    An episode depends on its seed and the agent alone, not on the number of environments: waves run in lockstep, a
+    last wave that is not full is padded with episodes that are not yielded.
+
+    Args:
+        always_look: render every observed camera at every step, as a recording needs it.
+    """
+    for start in range(0, len(seeds), venv.num_envs):
+        wave = tuple(int(seed) for seed in seeds[start : start + venv.num_envs])
+        n, padded = len(wave), wave + wave[-1:] * (venv.num_envs - len(wave))
+        observation, _ = venv.reset(seed=list(padded))
+        agent.reset(padded, observation)
+        t, last = 0, False
+        while not last:
+            if always_look or agent.looks():
+                observation = {**observation, **look(venv)}
+            action = np.asarray(agent(observation), dtype=np.float32)
+            following, reward, terminated, truncated, info = venv.step(action)
+            last = bool(np.all(terminated | truncated))
+            yield Step(
+                t=t,
+                seeds=wave,
+                # Copied: a vector environment reuses its buffers.
+                observation={name: np.array(value[:n]) for name, value in observation.items()},
+                action=action[:n],
+                reward=reward[:n],
+                info={name: value[:n] for name, value in info.items() if not name.startswith("_")},
+                last=last,
+            )
+            observation, t = following, t + 1
+
+
+@dataclass
+class EpisodeResult:
+    """What became of one episode."""
+
+    seed: int
+    success: bool  # strict
+    success_published: bool  # highest reward 4
+    highest_stage: int
+    length: int
+    success_step: int | None  # the step at which strict success was reached
+    jerk: float  # root mean square of the commanded arm joints' third difference, rad/s³
+
+
+def evaluate(
+    venv: VectorEnv, agent: Agent, seeds: Sequence[int], progress: Any = None, watch: Any = None
+) -> list[EpisodeResult]:
+    """Roll out one episode per seed and judge it.
+
+    Args:
+        progress: called with the number of episodes that have just ended.
+        watch: called with every `Step` (to film it, say).
+    """
+    results: list[EpisodeResult] = []
+    actions, rewards, reached = [], [], {}
+    for step in rollout(venv, agent, seeds):
+        actions.append(step.action)
+        rewards.append(step.reward)
+        for i in np.flatnonzero(step.info["is_success"]):
+            reached.setdefault(int(i), step.t)
+        if watch is not None:
+            watch(step)
+        if not step.last:
+            continue
+        jerk = command_jerk(np.stack(actions))
+        best = np.max(rewards, axis=0)
+        for i, seed in enumerate(step.seeds):
+            strict, published = bool(step.info["is_success"][i]), bool(step.info["is_success_published"][i])
+            results.append(
+                EpisodeResult(seed, strict, published, int(best[i]), step.t + 1, reached.get(i), float(jerk[i]))
+            )
+        actions, rewards, reached = [], [], {}
+        if progress is not None:
+            progress(len(step.seeds))
+    return results
+
+
+def command_jerk(actions: np.ndarray) -> np.ndarray:
+    """Commands (T, n, 14) → (n,) root mean square jerk of the twelve arm joints, rad/s³: smaller is smoother."""
+    arms = np.delete(actions.astype(np.float64), [6, 13], axis=-1)
+    if len(arms) < 4:
+        return np.zeros(actions.shape[1])
+    jerk = np.diff(arms, n=3, axis=0) * float(FPS) ** 3
+    return np.sqrt(np.mean(jerk**2, axis=(0, 2)))
