@@ -1,0 +1,202 @@
+"""Recording: exactly N successful episodes into a folder, on any number of processes, resumable.
+
+Seeds are tried in order and episodes are numbered in the order of their seeds, so the dataset depends on the settings
+alone: not on the number of workers, not on whether the recording was interrupted.
+"""
+
+import multiprocessing
+import shutil
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+
+from demos.episode import Episode, EpisodeError, EpisodeSpec, EpisodeWriter, find_episodes
+from demos.experts import ScriptedExpert
+from envs.aloha import FPS, JOINT_NAMES
+from envs.bimanual import BimanualEnv
+from envs.rollout import make_vector_env, rollout
+
+MAX_REJECTED_IN_A_ROW = 100
+PENDING = ".pending"  # whole episodes that wait for their number; hidden from every reader
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What is recorded; together with the software versions it determines every byte of the data.
+
+    Args:
+        env_id: Gymnasium id of the task.
+        cameras: camera → (height, width).
+        first_seed: seeds are tried from here on.
+        noise: of the expert, see `demos.experts`.
+    """
+
+    env_id: str
+    cameras: dict[str, tuple[int, int]]
+    first_seed: int = 0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a recording came to: episodes in the folder, and seeds on which the expert failed."""
+
+    episodes: int
+    rejected: int
+
+
+def spec_of(env: gym.Env | BimanualEnv) -> EpisodeSpec:
+    """What an environment's episodes contain, with the cameras that it observes."""
+    bimanual = env.unwrapped
+    assert isinstance(bimanual, BimanualEnv)
+    return EpisodeSpec(
+        joint_names=JOINT_NAMES,
+        cameras=dict(bimanual.cameras),
+        fps=float(FPS),
+        env_id=bimanual.spec.id if bimanual.spec else "",
+        task=bimanual.task,
+        env_state_dim=7 * len(bimanual.objects),
+    )
+
+
+def record(
+    config: RecordConfig,
+    folder: Path,
+    episodes: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda recorded, rejected: None,
+) -> Recording:
+    """Fill `folder` up to exactly `episodes` successful episodes; those already there count.
+
+    Args:
+        workers: processes that simulate and write.
+        progress: called with the numbers recorded and rejected so far.
+
+    Raises:
+        EpisodeError: the folder holds episodes recorded with other settings, or the expert fails on and on.
+        EnvError: unknown task or camera.
+    """
+    recorder = _Recorder(config, folder)
+    recorded, rejected, seed = _resume(config, recorder.spec, folder)
+    progress(recorded, rejected)
+    in_a_row = 0
+    pending = folder / PENDING
+    shutil.rmtree(pending, ignore_errors=True)
+    with _Pool(config, folder, recorder, min(workers, max(1, episodes - recorded))) as run:
+        running: deque[Future[Path | None]] = deque()
+        while recorded < episodes:
+            while len(running) < run.ahead:
+                running.append(run.submit(seed))
+                seed += 1
+            path = running.popleft().result()
+            if path is None:
+                rejected, in_a_row = rejected + 1, in_a_row + 1
+                if in_a_row >= MAX_REJECTED_IN_A_ROW:
+                    raise EpisodeError(
+                        f"{folder}: the expert failed on {in_a_row} seeds in a row; {recorded} episodes are kept. "
+                        f"Lower the noise ({config.noise:g} was given)"
+                    )
+            else:
+                path.rename(folder / f"episode_{recorded}.hdf5")
+                recorded, in_a_row = recorded + 1, 0
+            progress(recorded, rejected)
+    shutil.rmtree(pending, ignore_errors=True)
+    return Recording(recorded, rejected)
+
+
+def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int, int, int]:
+    """Episodes recorded and seeds rejected so far, and the next seed to try."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        paths = find_episodes(folder)
+    except EpisodeError:
+        return 0, 0, config.first_seed
+    first, last = Episode(paths[0]), Episode(paths[-1])
+    differences = first.spec.differences(spec)
+    for name, given in _attributes(config).items():
+        there = first.attributes.get(name)
+        if there != given:
+            differences.append(f"{name} is {there} here, {given} there")
+    if differences:
+        raise EpisodeError(
+            f"{folder} holds episodes with other settings (here: in the folder, there: asked for): "
+            f"{'; '.join(differences)}. Give the same settings to resume, or another folder"
+        )
+    assert last.seed is not None
+    return len(paths), last.seed + 1 - config.first_seed - len(paths), last.seed + 1
+
+
+def _attributes(config: RecordConfig) -> dict[str, int | float]:
+    return {"noise": config.noise, "first_seed": config.first_seed}
+
+
+class _Recorder:
+    """One environment and one expert that record episode after episode."""
+
+    def __init__(self, config: RecordConfig, folder: Path):
+        self.config, self.folder = config, folder
+        self.venv = make_vector_env(config.env_id, cameras=config.cameras)
+        self.expert = ScriptedExpert(config.env_id, config.noise)
+        self.spec = spec_of(self.venv.envs[0])
+
+    def __call__(self, seed: int) -> Path | None:
+        """Record the episode of a seed: its file among the pending ones, or None where the expert failed."""
+        pending = self.folder / PENDING
+        pending.mkdir(exist_ok=True)
+        path = pending / f"seed_{seed}.hdf5"
+        with EpisodeWriter(
+            path, self.spec, seed=seed, expert="scripted", attributes=_attributes(self.config)
+        ) as writer:
+            for step in rollout(self.venv, self.expert, [seed], always_look=True):
+                observation = {name: value[0] for name, value in step.observation.items()}
+                writer.append(observation, step.action[0], float(step.reward[0]))
+                success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
+                if step.last and success[0]:
+                    return writer.close(*success)
+        return None
+
+
+class _Pool:
+    """Runs a recorder here, or one in each of several processes."""
+
+    def __init__(self, config: RecordConfig, folder: Path, recorder: _Recorder, workers: int):
+        self._here = recorder
+        self._processes: ProcessPoolExecutor | None = None
+        self.ahead = 1 if workers <= 1 else 2 * workers
+        if workers > 1:
+            # Spawned: a fork would share the rendering context.
+            self._processes = ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), _start_worker, (config, folder)
+            )
+
+    def submit(self, seed: int) -> Future[Path | None]:
+        if self._processes is not None:
+            return self._processes.submit(_record_in_worker, seed)
+        done: Future[Path | None] = Future()
+        done.set_result(self._here(seed))
+        return done
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._processes is not None:
+            self._processes.shutdown(cancel_futures=True)
+        self._here.venv.close()
+
+
+_worker: _Recorder | None = None
+
+
+def _start_worker(config: RecordConfig, folder: Path) -> None:
+    global _worker
+    _worker = _Recorder(config, folder)
+
+
+def _record_in_worker(seed: int) -> Path | None:
+    assert _worker is not None
+    return _worker(seed)
