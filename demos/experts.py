@@ -1,7 +1,8 @@
 """Scripted experts: waypoints in space, joint targets out.
 
 An expert reads the objects' poses once, at the start of an episode, draws a path for each tool centre point through
-timed waypoints, and turns it into joint targets by inverse kinematics. Between waypoints the tool follows a
+timed waypoints, and turns it into joint targets by inverse kinematics. Near contact the tool moves in straight lines;
+elsewhere the joints move from waypoint to waypoint, which keeps clear of the wrist's singular poses. Either way along a
 minimum-jerk profile (Flash and Hogan 1985), so commands are smooth.
 
 With `noise`, smooth detours are added to the path away from the moments of contact: what the expert commands leads
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from demos.ik import BimanualIK
+from demos.ik import BimanualIK, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
 OPEN, CLOSED = 1.0, 0.0
@@ -27,9 +28,9 @@ class Waypoint:
 
     t: int
     position: np.ndarray  # (3,) m, world frame
-    rotation: np.ndarray  # (4,) quaternion w, x, y, z, world frame
+    rotation: np.ndarray  # (4,) unit quaternion w, x, y, z, world frame
     gripper: float  # opening, 0 closed … 1 open
-    exact: bool = False  # no detour here or on the way here: something is touched
+    straight: bool = False  # get here in a straight line and without a detour: something is or will be touched
 
 
 Plan = dict[str, list[Waypoint]]
@@ -56,20 +57,20 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
     return {
         "right": [
             Waypoint(75, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(115, grasp, down, OPEN, exact=True),
-            Waypoint(145, grasp, down, CLOSED, exact=True),
-            Waypoint(175, grasp + [0, 0, 0.08], down, CLOSED, exact=True),
+            Waypoint(115, grasp, down, OPEN, straight=True),
+            Waypoint(145, grasp, down, CLOSED, straight=True),
+            Waypoint(175, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
             Waypoint(230, meeting, down, CLOSED),
-            Waypoint(290, meeting, down, CLOSED, exact=True),
-            Waypoint(315, meeting, down, OPEN, exact=True),
-            Waypoint(355, meeting + [0.12, 0, 0.02], down, OPEN, exact=True),
+            Waypoint(290, meeting, down, CLOSED, straight=True),
+            Waypoint(315, meeting, down, OPEN, straight=True),
+            Waypoint(355, meeting + [0.12, 0, 0.02], down, OPEN, straight=True),
         ],
         "left": [
             Waypoint(120, meeting + [-0.16, 0, -0.02], side, OPEN),
             Waypoint(225, meeting + [-0.09, 0, -0.02], side, OPEN),
-            Waypoint(265, meeting + [0.015, 0, -0.02], side, OPEN, exact=True),
-            Waypoint(290, meeting + [0.015, 0, -0.02], side, CLOSED, exact=True),
-            Waypoint(320, meeting + [0.015, 0, -0.02], side, CLOSED, exact=True),
+            Waypoint(265, meeting + [0.015, 0, -0.02], side, OPEN, straight=True),
+            Waypoint(290, meeting + [0.015, 0, -0.02], side, CLOSED, straight=True),
+            Waypoint(320, meeting + [0.015, 0, -0.02], side, CLOSED, straight=True),
             Waypoint(370, meeting + [-0.10, 0, 0.0], side, CLOSED),
         ],
     }
@@ -87,11 +88,11 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
         grasp, rotation = parts[arm] + above[arm], PICK[arm]
         plan[arm] = [
             Waypoint(90, grasp + [0, 0, 0.08], rotation, OPEN),
-            Waypoint(135, grasp, rotation, OPEN, exact=True),
-            Waypoint(170, grasp, rotation, CLOSED, exact=True),
-            Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, exact=True),
+            Waypoint(135, grasp, rotation, OPEN, straight=True),
+            Waypoint(170, grasp, rotation, CLOSED, straight=True),
+            Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
             Waypoint(265, meeting + above[arm] + 0.11 * away[arm], rotation, CLOSED),
-            Waypoint(360, meeting + above[arm] + 0.043 * away[arm], rotation, CLOSED, exact=True),
+            Waypoint(360, meeting + above[arm] + 0.043 * away[arm], rotation, CLOSED, straight=True),
         ]
     return plan
 
@@ -140,41 +141,50 @@ class ScriptedExpert:
         rng = np.random.default_rng([seed, 0xDE])
         columns = []
         for arm in ARMS:
-            position, rotation, gripper, exact = self._path(arm, plan[arm])
+            joints, gripper, free = self._path(arm, plan[arm])
             if self.noise > 0:
-                position = position + detours(rng, self.noise, ~exact)
-            joints = np.empty((HORIZON, 6))
-            last = np.array(HOME_ARM)
-            for t in range(HORIZON):
-                last, _, _ = self.ik.solve(arm, position[t], rotation[t], last)
-                joints[t] = last
+                for t, offset in enumerate(detours(rng, self.noise, free)):
+                    joints[t] = self.ik.nudge(arm, joints[t], offset)
             columns += [joints, gripper[:, None]]
         return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def _path(self, arm: str, waypoints: list[Waypoint]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Positions (T, 3), rotations (T, 3, 3), gripper openings (T,) and exactness (T,) at every step."""
-        at, facing = self.ik.forward(arm, np.array(HOME_ARM))
-        quaternion = np.zeros(4)
-        mujoco.mju_mat2Quat(quaternion, facing.ravel())
-        waypoints = [Waypoint(0, at, quaternion, HOME_GRIPPER), *waypoints]
-        times = np.array([waypoint.t for waypoint in waypoints])
-        positions, rotations = np.empty((HORIZON, 3)), np.empty((HORIZON, 3, 3))
-        grippers, exact = np.empty(HORIZON), np.zeros(HORIZON, dtype=bool)
-        for t in range(HORIZON):
+    def _path(self, arm: str, waypoints: list[Waypoint]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Joints (T, 6), gripper openings (T,), and whether a detour is allowed (T,), at every step."""
+        joints, gripper = np.empty((HORIZON, 6)), np.empty(HORIZON)
+        free = np.zeros(HORIZON, dtype=bool)
+        t, at = 0, np.array(HOME_ARM)
+        position, rotation = self.ik.forward(arm, at)
+        opening = HOME_GRIPPER
+        for waypoint in waypoints:
+            steps = np.arange(t, waypoint.t)
             # Step t commands where to be at t + 1.
-            i = min(int(np.searchsorted(times, t + 1)), len(times) - 1)
-            a, b = waypoints[i - 1], waypoints[i]
-            s = minimum_jerk((t + 1 - a.t) / (b.t - a.t))
-            positions[t] = (1 - s) * a.position + s * b.position
-            rotations[t] = _slerp(a.rotation, b.rotation, s)
-            grippers[t] = (1 - s) * a.gripper + s * b.gripper
-            exact[t] = b.exact
-        return positions, rotations, grippers, exact
+            s = minimum_jerk((steps + 1 - t) / (waypoint.t - t))
+            goal = _matrix(waypoint.rotation)
+            if waypoint.straight:
+                start, turn = at, rotation_vector(goal @ rotation.T)
+                for step, share in zip(steps, s, strict=True):
+                    towards = (1 - share) * position + share * waypoint.position
+                    start = self._solve(arm, towards, _rotation_matrix(share * turn) @ rotation, start)
+                    joints[step] = start
+                at = start
+            else:
+                end = self._solve(arm, waypoint.position, goal, at)
+                joints[steps] = at + s[:, None] * (end - at)
+                free[steps], at = True, end
+            gripper[steps] = opening + s * (waypoint.gripper - opening)
+            t, position, rotation, opening = waypoint.t, waypoint.position, goal, waypoint.gripper
+        joints[t:], gripper[t:] = at, opening
+        return joints, gripper, free
+
+    def _solve(self, arm: str, position: np.ndarray, rotation: np.ndarray, start: np.ndarray) -> np.ndarray:
+        joints, miss, turn = self.ik.solve(arm, position, rotation, start)
+        if miss > 2e-3 or turn > 2e-2:
+            raise ValueError(f"the {arm} arm cannot reach {position}: it misses by {miss * 1e3:.1f} mm, {turn:.3f} rad")
+        return joints
 
 
-def minimum_jerk(s: float) -> float:
-    """Fraction of the way after a fraction s of the time: at rest at both ends."""
-    s = min(max(s, 0.0), 1.0)
+def minimum_jerk(s: np.ndarray) -> np.ndarray:
+    """Fraction of the way after the fraction s of the time: at rest at both ends."""
     return s**3 * (10 - 15 * s + 6 * s**2)
 
 
@@ -192,10 +202,14 @@ def detours(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.nd
     return offset
 
 
-def _slerp(a: np.ndarray, b: np.ndarray, s: float) -> np.ndarray:
-    """Rotation (3, 3) at the fraction s of the shortest way from quaternion a to b."""
-    velocity, quaternion, matrix = np.zeros(3), a.copy(), np.zeros(9)
-    mujoco.mju_subQuat(velocity, b, a)
-    mujoco.mju_quatIntegrate(quaternion, velocity, s)
+def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, quaternion)
     return matrix.reshape(3, 3)
+
+
+def _rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) by axis times angle (3,)."""
+    quaternion = np.array([1.0, 0.0, 0.0, 0.0])
+    mujoco.mju_quatIntegrate(quaternion, vector, 1.0)
+    return _matrix(quaternion)

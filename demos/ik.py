@@ -56,7 +56,7 @@ class BimanualIK:
         joints = start.astype(np.float64)
         for _ in range(self.max_steps):
             at, facing = self.forward(arm, joints)
-            error = np.concatenate([position - at, _rotation_vector(rotation @ facing.T)])
+            error = np.concatenate([position - at, rotation_vector(rotation @ facing.T)])
             if np.abs(error).max() < self.tolerance:
                 break
             mujoco.mj_comPos(self.model, self.data)
@@ -70,11 +70,26 @@ class BimanualIK:
             change *= min(1.0, self.max_change / (np.abs(change).max() + 1e-12))
             joints = np.clip(joints + change, limits[:, 0], limits[:, 1])
         at, facing = self.forward(arm, joints)
-        remaining = np.linalg.norm(_rotation_vector(rotation @ facing.T))
+        remaining = np.linalg.norm(rotation_vector(rotation @ facing.T))
         return joints, float(np.linalg.norm(position - at)), float(remaining)
 
+    def nudge(self, arm: str, joints: np.ndarray, offset: np.ndarray, damping: float = 0.1) -> np.ndarray:
+        """Joints (6,) that move the tool centre point by about `offset` (3,) m and let it turn freely.
 
-def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
+        One strongly damped step on the position alone: smooth in `joints` and `offset` even at singular poses.
+        """
+        ids = self._joints[arm]
+        self.forward(arm, joints)
+        mujoco.mj_comPos(self.model, self.data)
+        jacobian = np.zeros((3, self.model.nv))
+        mujoco.mj_jacSite(self.model, self.data, jacobian, None, self._sites[arm])
+        J = jacobian[:, self.model.jnt_dofadr[ids]]
+        limits = self.model.jnt_range[ids]
+        change = J.T @ np.linalg.solve(J @ J.T + damping**2 * np.eye(3), offset)
+        return np.clip(joints + change, limits[:, 0], limits[:, 1])
+
+
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     """Axis times angle (3,) of a rotation matrix (3, 3)."""
     quaternion, vector = np.zeros(4), np.zeros(3)
     mujoco.mju_mat2Quat(quaternion, rotation.ravel())

@@ -1,11 +1,13 @@
 """Replay: do a file's actions, in a fresh environment started from the file's seed, lead through the same states?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from demos.episode import Episode, EpisodeError
+from envs.film import Film
 from envs.rollout import Step, make_vector_env, rollout
 
 
@@ -38,26 +40,27 @@ class ReplayResult:
     success_published: bool
 
 
-def replay(episode: Episode, render_mode: str | None = None, watch: Callable | None = None) -> ReplayResult:
+def replay(episode: Episode, video: Path | None = None) -> ReplayResult:
     """Re-execute an episode.
 
     Args:
         episode: recorded in simulation by this toolkit.
-        watch: called with the environment and every step, to film it.
+        video: where to write a film of it.
 
     Raises:
         EpisodeError: the file does not say which environment or seed it came from.
     """
     if not episode.spec.env_id or episode.seed is None:
         raise EpisodeError(f"{episode.path}: has no env_id and seed, so there is nothing to replay it in")
-    venv = make_vector_env(episode.spec.env_id, horizon=episode.length, render_mode=render_mode)
+    venv = make_vector_env(episode.spec.env_id, horizon=episode.length, render_mode="rgb_array" if video else None)
+    film = Film(venv, {episode.seed: video}) if video else None
     difference = 0.0
     step: Step | None = None
     try:
         for step in rollout(venv, Playback(episode.action), [episode.seed]):
             difference = max(difference, float(np.abs(step.observation["qpos"][0] - episode.qpos[step.t]).max()))
-            if watch is not None:
-                watch(venv, step)
+            if film is not None:
+                film(step)
     finally:
         venv.close()
     assert step is not None

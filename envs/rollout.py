@@ -3,7 +3,9 @@
 Here, and only here, the observation at step t is paired with the action commanded at t.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,10 +62,26 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
     build().close()
     if parallel if parallel is not None else num_envs > 1:
         # Spawned, not forked: a fork would share the parent's threads' locks and its rendering context.
-        return AsyncVectorEnv(
-            [build] * num_envs, context="spawn", shared_memory=True, autoreset_mode=AutoresetMode.DISABLED
-        )
+        with _main_not_imported_again():
+            return AsyncVectorEnv([build] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
     return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+
+@contextmanager
+def _main_not_imported_again() -> Iterator[None]:
+    """A spawned process imports the script that was started, and all that it imports: here, seconds of torch for each.
+
+    The environments need none of it, and a script without `if __name__ == "__main__"` would even run again.
+    """
+    main, names = sys.modules["__main__"], ("__file__", "__spec__")
+    kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
+    for name in kept:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def look(venv: VectorEnv) -> dict[str, np.ndarray]:

@@ -1,0 +1,39 @@
+"""Re-execute a recorded episode's actions from its seed and compare the states.
+
+    python scripts/replay.py data/transfer_cube/episode_0.hdf5 --video replay.mp4
+
+The largest qpos difference is 0 for files of this toolkit, on the machine and MuJoCo version that recorded them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from demos.episode import Episode
+from demos.replay import replay
+from scripts.common import run
+
+
+@dataclass(frozen=True)
+class Args:
+    """Re-execute a recorded episode's actions from its seed and compare the states."""
+
+    episode: Positional[Path]
+    """The episode's file."""
+    video: Path | None = None
+    """Write a film of it, an MP4."""
+
+
+def main(args: Args) -> None:
+    episode = Episode(args.episode)
+    result = replay(episode, args.video)
+    print(f"{args.episode}: seed {episode.seed}, {episode.length} steps, {episode.spec.env_id}")
+    print(f"largest qpos difference: {result.qpos_difference:.3g}")
+    print(f"success: {result.success} (strict), {result.success_published} (published)")
+    if args.video is not None:
+        print(f"film: {args.video}")
+
+
+if __name__ == "__main__":
+    run(main, Args)
