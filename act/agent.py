@@ -1,0 +1,58 @@
+"""The door between an environment and a trained policy: numpy comes in, numpy goes out."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from act.chunking import ChunkExecutor
+from act.policies.base import Observation, Policy
+
+
+class PolicyAgent:
+    """A trained policy as an agent that acts in N environments at once.
+
+    Args:
+        policy: in evaluation mode, on the device where it is to run.
+        executor: how its chunks become actions.
+
+    Attributes:
+        cameras: the cameras it looks at.
+        latencies: seconds of each query of the policy, copies to and from the device included. The first query is
+            left out: it pays for the warming up.
+    """
+
+    def __init__(self, policy: Policy, executor: ChunkExecutor):
+        self.policy, self.executor = policy.eval(), executor
+        self.cameras = policy.cameras
+        self.latencies: list[float] = []
+        self._device = next(policy.parameters()).device
+        self._warm = False
+
+    def reset(self, seeds: Sequence[int], observation: dict[str, np.ndarray]) -> None:
+        """A new wave of N = len(seeds) episodes begins. A policy draws no random numbers, so seeds only count them."""
+        self.executor.reset(len(seeds))
+
+    def looks(self) -> bool:
+        """Will the next call need images?"""
+        return bool(self.cameras) and self.executor.needs_chunk
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Observations with a leading N → actions (N, A) float32. Images are read only where `looks` was true."""
+        return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
+
+    def _predict(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(N, k, A) float32, physical units."""
+        start = time.perf_counter()
+        with torch.inference_mode():
+            seen = Observation(
+                torch.from_numpy(observation["qpos"]),
+                {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},
+                torch.from_numpy(observation["env_state"]) if self.policy.uses_env_state else None,
+            )
+            chunk = self.policy.predict(seen.to(self._device)).cpu().numpy()  # the copy waits for the device
+        if self._warm:
+            self.latencies.append(time.perf_counter() - start)
+        self._warm = True
+        return chunk

@@ -1,0 +1,243 @@
+"""Demonstrations as training batches: (episode, t) → observation at t, the next k actions, is_pad.
+
+All episodes stand end to end on one time line, so a start is one number and a batch is gathered by index tensors, with no
+Python per sample:
+
+    episode        0 0 0 0 0 1 1 1
+    start          0 1 2 3 4 5 6 7
+    chunk of k=3   start 3 → actions 3 4 4, is_pad F F T: after its episode's end an action repeats, marked as padding
+
+Every step of every training episode is a start. Values keep the units of the files and frames stay uint8: whatever a
+network wants instead, the policy does itself. Targets of real-robot episodes begin one step before the observation
+(`Episode.action_offset`).
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from act.device import free_memory
+from act.errors import ConfigError
+from act.policies.base import Batch, Observation
+from demos.episode import Episode, check_dataset, find_episodes
+
+CACHES = ("auto", "device", "ram", "none")
+
+
+class ChunkDataset:
+    """All starts of a set of episodes.
+
+    Args:
+        episodes: a folder of episodes, or their paths.
+        chunk_size: k, the number of actions from a start on.
+        cameras: the cameras to read; None reads all, () none.
+        use_env_state: whether batches hold object poses.
+        val_fraction: share of episodes kept for validation, at least one if it is positive and there are several.
+            Episodes recorded from the same seed stay on the same side.
+        seed: of the split.
+
+    Attributes:
+        spec: what the episodes contain.
+        train, val: (N,) int64 starts of the two splits.
+
+    Raises:
+        EpisodeError: a file is damaged, or files disagree.
+        ConfigError: an unknown camera, a chunk longer than every episode, missing object poses.
+    """
+
+    def __init__(
+        self,
+        episodes: Path | Sequence[Path],
+        chunk_size: int,
+        *,
+        cameras: Sequence[str] | None = None,
+        use_env_state: bool = False,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ):
+        self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
+        self.spec = check_dataset(self.paths)
+        self.cameras = tuple(self.spec.cameras if cameras is None else cameras)
+        self.chunk_size = chunk_size
+        if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
+            known = ", ".join(self.spec.cameras) or "none"
+            raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
+        if use_env_state and not self.spec.env_state_dim:
+            raise ConfigError(f"object poses (env_state) were asked for, but {self.paths[0].parent} has none")
+
+        self.episodes = [Episode(path) for path in self.paths]
+        longest = max(episode.length for episode in self.episodes)
+        if chunk_size > longest:
+            raise ConfigError(
+                f"chunk_size {chunk_size} is longer than every episode in {self.paths[0].parent}, the longest has "
+                f"{longest} steps; use --chunk-size {longest} or less"
+            )
+        self.qpos = self._joined("qpos")  # (S, J)
+        self.action = self._joined("action")  # (S, A)
+        self.env_state = self._joined("env_state") if use_env_state else None  # (S, E)
+        self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
+
+        lengths = torch.tensor([episode.length for episode in self.episodes])
+        offsets = torch.tensor([episode.action_offset for episode in self.episodes])
+        ends = lengths.cumsum(0)
+        self._first = ends - lengths  # (episodes,)
+        self._episode = torch.arange(len(lengths)).repeat_interleave(lengths)  # (S,) start → episode
+        target = torch.arange(len(self.qpos)) + offsets[self._episode]
+        self._target = target.maximum(self._first[self._episode])  # (S,) index of a start's first action
+        self._last = (ends - 1)[self._episode]  # (S,) index of the last action of a start's episode
+        seeds = [("file", str(e.path)) if e.seed is None else ("seed", e.seed) for e in self.episodes]
+        is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
+        self.train, self.val = (~is_val).nonzero()[:, 0], is_val.nonzero()[:, 0]
+
+    def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
+        values = {"qpos": self.qpos, "action": self.action, "env_state": self.env_state}
+        train = {key: value[self.train.to(value.device)].double() for key, value in values.items() if value is not None}
+        return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
+
+    def frame_bytes(self) -> int:
+        """Bytes of all frames of the chosen cameras, decoded."""
+        return len(self.qpos) * sum(3 * h * w for h, w in (self.spec.cameras[name] for name in self.cameras))
+
+    def cache(self, where: str, device: torch.device) -> str:
+        """Decode all frames into memory, so that batches are gathered and nothing is read from files.
+
+        Args:
+            where: "device", "ram", "none", or "auto": the first of device (CUDA only) and ram where they take at most
+                half of what is free, else "none".
+            device: the training device.
+
+        Returns:
+            The choice, in words.
+        """
+        size, cpu = self.frame_bytes(), torch.device("cpu")
+        if where == "auto":
+            places = [("device", device), ("ram", cpu)] if device.type == "cuda" else [("ram", cpu)]
+            where = next((name for name, place in places if size <= free_memory(place) / 2), "none")
+        if where == "none" and self.cameras:
+            return f"{size / 1e9:.2f} GB of frames are read from the files as they are needed"
+        home = device if where == "device" else cpu
+        self.frames = self._decode(home)
+        for name in ("qpos", "action", "env_state", "_target", "_last"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value.to(home))
+        return f"{size / 1e9:.2f} GB of frames are kept in memory on {home}"
+
+    def _decode(self, home: torch.device) -> dict[str, Tensor]:
+        shapes = {name: (len(self.qpos), *self.spec.cameras[name], 3) for name in self.cameras}
+        frames = {name: torch.empty(shape, dtype=torch.uint8, device=home) for name, shape in shapes.items()}
+
+        def read(episode: Episode, start: int) -> None:
+            with episode:
+                for name in self.cameras:
+                    frames[name][start : start + episode.length] = torch.from_numpy(episode.frames(name))
+
+        with ThreadPoolExecutor(4) as pool:
+            done = pool.map(read, self.episodes, self._first.tolist())
+            for _ in tqdm(done, "reading frames", len(self.episodes), disable=None, leave=False):
+                pass
+        return frames
+
+    def _joined(self, name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(episode, name) for episode in self.episodes]))
+
+    def gather(self, starts: Tensor, pin: bool = False) -> Batch:
+        """The batch of (B,) starts, on the cache's device, in page-locked memory if `pin`."""
+        starts = starts.to(self.qpos.device, non_blocking=True)
+        steps = self._target[starts, None] + torch.arange(self.chunk_size, device=starts.device)  # (B, k)
+        last = self._last[starts, None]
+
+        def pick(values: Tensor) -> Tensor:
+            out = torch.empty(
+                (len(starts), *values.shape[1:]), dtype=values.dtype, device=values.device, pin_memory=pin
+            )
+            return torch.index_select(values, 0, starts, out=out)
+
+        frames = self._read(starts) if self.frames is None else {name: pick(all) for name, all in self.frames.items()}
+        env_state = None if self.env_state is None else pick(self.env_state)
+        observation = Observation(pick(self.qpos), frames, env_state)
+        return Batch(observation, self.action[steps.minimum(last)], steps > last)
+
+    def _read(self, starts: Tensor) -> dict[str, Tensor]:
+        numbers = self._episode[starts]
+        steps = (starts - self._first[numbers]).tolist()
+        where = [(self.episodes[n], t) for n, t in zip(numbers.tolist(), steps, strict=True)]
+        return {
+            name: torch.from_numpy(np.stack([episode.frame(name, t) for episode, t in where])) for name in self.cameras
+        }
+
+    def batches(self, order: "ShuffledStarts", first: int, last: int, device: torch.device, num_workers: int = 2):
+        """Batches first … last - 1 of `order` on `device`; read ahead by worker processes where nothing is cached."""
+        pin = device.type == "cuda"
+        if self.frames is not None:
+            for i in range(first, last):
+                yield self.gather(order[i], pin and self.qpos.device.type == "cpu").to(device, non_blocking=True)
+            return
+        loader = DataLoader(
+            _Reader(self, order),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=num_workers,
+            pin_memory=pin,
+            prefetch_factor=4 if num_workers else None,
+            generator=torch.Generator(),  # else starting the workers would draw from the training's random numbers
+        )
+        for fields in loader:
+            yield _from_fields(fields).to(device, non_blocking=True)
+
+
+class ShuffledStarts:
+    """An endless order of starts, shuffled anew in every pass and without repetition within one.
+
+    Batch i is a pure function of (starts, batch_size, seed, i): a resumed run needs no more than its step number.
+    """
+
+    def __init__(self, starts: Tensor, batch_size: int, seed: int):
+        self.starts, self.batch_size, self.seed = starts.numpy(), batch_size, seed
+        self._passes: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, i: int) -> Tensor:
+        """(B,) int64 starts of batch i."""
+        number, position = np.divmod(np.arange(i * self.batch_size, (i + 1) * self.batch_size), len(self.starts))
+        self._passes = {p: self._shuffled(p) for p in np.unique(number).tolist()}
+        return torch.from_numpy(np.concatenate([self._passes[p][position[number == p]] for p in self._passes]))
+
+    def _shuffled(self, number: int) -> np.ndarray:
+        if number in self._passes:
+            return self._passes[number]
+        return np.random.default_rng((self.seed, number)).permutation(self.starts)
+
+
+class _Reader(Dataset):
+    """Batch i for a DataLoader's worker, as the plain dict of tensors that its pinning thread understands."""
+
+    def __init__(self, dataset: ChunkDataset, order: ShuffledStarts):
+        self.dataset, self.order = dataset, order
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        batch = self.dataset.gather(self.order[i])
+        seen = batch.observation
+        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
+        fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
+        return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
+
+
+def _from_fields(fields: dict[str, Tensor]) -> Batch:
+    images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
+    return Batch(Observation(fields["qpos"], images, fields.get("env_state")), fields["action"], fields["is_pad"])
+
+
+def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:
+    """(episodes,) bool, True for validation; equal groups stay together."""
+    unique = list(dict.fromkeys(groups))
+    count = round(val_fraction * len(unique))
+    if val_fraction > 0 and len(unique) > 1:
+        count = min(max(count, 1), len(unique) - 1)
+    chosen = {unique[i] for i in np.random.default_rng(seed).permutation(len(unique))[:count]}
+    return np.array([group in chosen for group in groups])

@@ -1,0 +1,134 @@
+"""What a training run leaves on disk, and the rules for writing into a folder that is already there.
+
+    config.json               every setting, the data, and what the episodes contain
+    metrics.jsonl             one JSON object a line: "step" and what was measured after it
+    checkpoints/step_N.pt     the newest few checkpoints
+    last.pt, best.pt          two of them under a fixed name (hard links: they take no space)
+    curves.png                the curves of metrics.jsonl
+
+Every file but metrics.jsonl appears under its name only when it is whole; metrics.jsonl is cut back to the step of the
+checkpoint that a run resumes from. So a kill at any moment costs the steps since the last checkpoint and nothing else.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from act.errors import ConfigError
+
+
+class RunFolder:
+    """A training run's output folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.metrics, self.curves = path / "config.json", path / "metrics.jsonl", path / "curves.png"
+        self.best, self.last = path / "best.pt", path / "last.pt"
+
+    def settings(self) -> dict | None:
+        """The settings of the run that is in this folder, None if there is none."""
+        return json.loads(self.config.read_text()) if self.config.exists() else None
+
+    def claim(self, settings: dict, resume: bool, free: set[str]) -> None:
+        """Makes the folder this run's, or refuses.
+
+        Args:
+            settings: flat name → plain value; everything the run's results depend on, and more.
+            resume: whether a run that is already there may be continued. A folder without one starts a new run.
+            free: names that may change when a run continues.
+
+        Raises:
+            ConfigError: the folder holds something else, a run with other settings, or this run without `resume`.
+        """
+        old, new = self.settings(), json.loads(json.dumps(settings))
+        if old is None:
+            if self.path.is_dir() and (found := sorted(p.name for p in self.path.iterdir())):
+                raise ConfigError(f"{self.path} holds {found[0]} and no run; use an empty or another --out")
+        else:
+            names = [name for name in old | new if name not in free and old.get(name) != new.get(name)]
+            if names:
+                changed = "; ".join(f"{name} {_text(old, name)} there, {_text(new, name)} now" for name in names)
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings ({changed}); "
+                    "use its settings and --resume to continue it, or another --out"
+                )
+            if not resume:
+                raise ConfigError(f"{self.path} already holds this run; use --resume to continue it, or another --out")
+        with _writing(self.path):
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, json.dumps(new, indent=2).encode())
+        for partial in self.path.rglob(".*.part"):  # left by a kill
+            partial.unlink()
+
+    def save(self, step: int, checkpoint: bytes, best: bool, keep: int) -> None:
+        """Writes the checkpoint of `step`, points last.pt (and best.pt) to it, and removes all but the newest `keep`."""
+        path = self.path / "checkpoints" / f"step_{step:08d}.pt"
+        write_atomically(path, checkpoint)
+        for name in [self.last, self.best] if best else [self.last]:
+            _link(path, name)
+        for old in sorted(path.parent.glob("step_*.pt"))[:-keep]:
+            old.unlink()
+
+    def append(self, record: dict) -> None:
+        """Adds one line to metrics.jsonl."""
+        with _writing(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def history(self) -> list[dict]:
+        """All whole lines of metrics.jsonl."""
+        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind(self, step: int) -> None:
+        """Forgets what metrics.jsonl tells about later steps."""
+        kept = [record for record in self.history() if record["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file beside `path`, which becomes `path` once it is on the disk, whole.
+
+    Raises:
+        ConfigError: it cannot be written; what `path` was before is still there.
+    """
+    partial = _partial(path)
+    try:
+        with _writing(path), partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link(source: Path, path: Path) -> None:
+    partial = _partial(path)
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # not every file system has hard links
+        write_atomically(path, source.read_bytes())
+    else:
+        os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"{path} cannot be written: {reason}; all that was written before is whole, --resume continues from there"
+        ) from error
+
+
+def _text(settings: dict, name: str) -> str:
+    return repr(settings[name]) if name in settings else "unset"

@@ -1,0 +1,277 @@
+"""The optimisation loop, for any policy of `act.policies.base`.
+
+    for step in 1 … steps:
+        batch step-1 of the shuffled starts → policy(batch)["loss"] → backward → clip → AdamW → moving average
+        every log_every    means of the losses since the last time: the only wait for the device
+        every val_every    losses on fixed starts of the validation episodes
+        every eval_every   success of rollouts, if the caller gave a way to measure it
+        every save_every   a checkpoint
+
+What happens in a step depends on nothing but the seed, the step number and the checkpointed state; validation and
+rollouts draw from random numbers of their own. So a resumed run repeats the losses of one that was never stopped: bit for
+bit on a CPU, up to the order of floating point sums on CUDA.
+"""
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from act.checkpoint import describe, read_checkpoint, to_bytes
+from act.dataset import ChunkDataset, ShuffledStarts
+from act.device import pick_device, pick_dtype
+from act.errors import ConfigError
+from act.policies.base import Batch, Policy
+from act.run_folder import RunFolder
+from act.train_config import TrainConfig
+
+
+class Trainer:
+    """Everything that changes while a policy is trained, and the loop that changes it.
+
+    Args:
+        policy: freshly made, its normaliser fitted on the training split. It is moved to the device.
+        dataset: its starts, with frames cached or not.
+        config: the settings.
+        folder: a claimed run folder. If it holds a checkpoint, training continues from there.
+        evaluate: measures a policy in rollouts and returns figures, "success_rate" among them; every eval_every steps.
+        log: is given each record of metrics, "step" among them, after it was written to the folder.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        dataset: ChunkDataset,
+        config: TrainConfig,
+        folder: RunFolder,
+        *,
+        evaluate: Callable[[Policy], dict[str, float]] | None = None,
+        log: Callable[[dict[str, float]], None] = lambda record: None,
+    ):
+        self.config, self.dataset, self.folder = config, dataset, folder
+        self.evaluate, self.log = evaluate if config.eval_every else None, log
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
+        self.policy = policy.to(self.device).train()
+        self.ema = copy.deepcopy(self.policy).eval().requires_grad_(False) if config.ema_decay else None
+        groups = policy.parameter_groups(config.lr)
+        self.highest_lr = [group["lr"] for group in groups]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.step = 0
+        self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
+        self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
+        torch.manual_seed(config.seed)
+        if folder.last.exists():
+            self._load(read_checkpoint(folder.last, self.device))
+            if self.step > config.steps:
+                raise ConfigError(f"{folder.path} is at step {self.step} already; use --steps {self.step} or more")
+        folder.rewind(self.step)
+
+    def run(self) -> bool:
+        """Trains to the last step. Returns False if Ctrl-C or SIGTERM stopped it before: after a checkpoint, then.
+
+        Raises:
+            ConfigError: the loss is no longer finite, or a file cannot be written.
+        """
+        config = self.config
+        order = ShuffledStarts(self.dataset.train, config.batch_size, config.seed)
+        batches = self.dataset.batches(order, self.step, config.steps, self.device, config.num_workers)
+        forward = torch.compile(self.policy) if config.compile else self.policy
+        bar = tqdm(initial=self.step, total=config.steps, desc="training", unit="step", disable=None, smoothing=0.05)
+        clock, clocked = time.perf_counter(), self.step
+        with _stop_signals() as stopped, bar:
+            for batch in batches:
+                self._update(forward, batch)
+                bar.update()
+                if self._due(config.log_every):
+                    record = self._means()
+                    rate = config.batch_size * (self.step - clocked) / (time.perf_counter() - clock)
+                    record |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/samples_per_s": rate}
+                    self._record(record)
+                    bar.set_postfix(loss=f"{record['train/loss']:.4f}", samples_per_s=f"{rate:.0f}")
+                    clock, clocked = time.perf_counter(), self.step
+                paused = time.perf_counter()
+                try:
+                    is_best = self._measure()
+                except Exception:
+                    if not stopped():  # else Ctrl-C ended the environments' processes too
+                        raise
+                    is_best = False
+                if is_best or stopped() or self._due(config.save_every):
+                    self._save(is_best)
+                clock += time.perf_counter() - paused
+                if stopped():
+                    break
+        return self.step == config.steps
+
+    def _update(self, forward: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> None:
+        self.step += 1
+        scale = self.config.lr_scale(self.step)
+        for group, lr in zip(self.optimizer.param_groups, self.highest_lr, strict=True):
+            group["lr"] = lr * scale
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = forward(batch)
+        self.optimizer.zero_grad()
+        losses["loss"].backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf)
+        self.optimizer.step()
+        if self.ema is not None:
+            # Early on the average would remember the random start for 1 / (1 - decay) steps.
+            decay = min(self.config.ema_decay, self.step / (self.step + 10))
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.policy.parameters()), 1 - decay)
+        for name, value in {**losses, "grad_norm": norm, "steps": torch.ones_like(norm)}.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _means(self) -> dict[str, float]:
+        """Means since the last log, which begin anew. Waits for the device."""
+        self._check_finite()
+        steps = self.sums.pop("steps").item()
+        means = torch.stack(list(self.sums.values())).div(steps).tolist()
+        names, self.sums = list(self.sums), {}
+        return {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+
+    def _check_finite(self) -> None:
+        if self.sums and not torch.isfinite(self.sums["loss"] + self.sums["grad_norm"]):
+            kept = f"{self.folder.last} is whole" if self.folder.last.exists() else "nothing was saved yet"
+            raise ConfigError(
+                f"the loss or its gradient is no longer finite at step {self.step} (lr {self.config.lr:g}, grad_clip "
+                f"{self.config.grad_clip:g}); a lower --lr, --grad-clip 1 or --dtype float32 would help; {kept}"
+            )
+
+    def _measure(self) -> bool:
+        """Validation and rollouts if they are due. Returns whether this is the best step so far."""
+        config, score = self.config, None
+        if len(self.dataset.val) and self._due(config.val_every):
+            with self._inference() as policy:
+                figures = validate(policy, self.dataset, config, self.device, self.dtype)
+            self._record(figures)
+            score = -figures["val/predict_l1"]
+        if self.evaluate is not None:
+            score = None
+            if self._due(config.eval_every):
+                with self._inference() as policy:
+                    figures = self.evaluate(policy)
+                self._record({f"eval/{name}": value for name, value in figures.items()})
+                score = figures["success_rate"]
+        elif not len(self.dataset.val) and self._due(config.save_every):
+            return True  # nothing is measured: the newest is the best
+        if score is None or (self.best is not None and score < self.best):
+            return False
+        self.best = score
+        return True
+
+    @contextmanager
+    def _inference(self) -> Iterator[Policy]:
+        """The policy as its users will get it; what happens inside leaves the training's random numbers alone."""
+        policy = self._inference_policy().eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed)
+            yield policy
+        self.policy.train()
+
+    def _inference_policy(self) -> Policy:
+        if self.ema is None:
+            return self.policy
+        for mine, theirs in zip(self.ema.buffers(), self.policy.buffers(), strict=True):
+            mine.copy_(theirs)  # batch norm's statistics are averages already
+        return self.ema
+
+    def _record(self, figures: dict[str, float]) -> None:
+        record = {"step": self.step, **figures}
+        self.folder.append(record)
+        self.log(record)
+
+    def _save(self, is_best: bool) -> None:
+        self._check_finite()
+        cuda = self.device.type == "cuda"
+        ema = None if self.ema is None else self._inference_policy().state_dict()
+        state = {
+            **describe(self.policy),
+            "weights": self.policy.state_dict(),
+            "ema": ema,
+            "step": self.step,
+            "train_config": asdict(self.config),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "sums": self.sums,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["weights"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best, self.sums = state["step"], state["best"], state["sums"]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+
+
+@torch.no_grad()
+def validate(
+    policy: Policy, dataset: ChunkDataset, config: TrainConfig, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    """Losses on `config.val_starts` starts spread evenly over the validation episodes.
+
+    Returns:
+        "val/<part>": what `forward` gives in evaluation mode (for ACT with z from the posterior); "val/predict_l1": mean
+        |error| of what the policy would do (for ACT with z = 0), in z-scores like the L1 in training; and
+        "val/diagnostics/…" of the first batch.
+    """
+    chosen = torch.linspace(0, len(dataset.val) - 1, min(config.val_starts, len(dataset.val))).long()
+    figures: dict[str, float] = {}
+    errors, cells = 0.0, 0
+    for starts in dataset.val[chosen].split(config.batch_size):
+        batch = dataset.gather(starts).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            losses, predicted = policy(batch), policy.predict(batch.observation)
+            if not figures:
+                figures = {f"val/diagnostics/{name}": value for name, value in policy.diagnostics(batch).items()}
+        for name, value in losses.items():
+            share = value.item() * len(starts) / len(chosen)
+            figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + share
+        error = policy.normalizer.normalize("action", predicted) - policy.normalizer.normalize("action", batch.action)
+        errors += error[~batch.is_pad].abs().sum().item()
+        cells += int((~batch.is_pad).sum()) * error.shape[-1]
+    return figures | {"val/predict_l1": errors / cells}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a question to ask between two steps; the second one acts as ever."""
+    seen = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def remember(number: int, frame: object) -> None:
+        seen.append(number)
+        restore()
+
+    for number in signals:
+        signal.signal(number, remember)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        restore()

@@ -1,0 +1,185 @@
+"""Train a policy on a folder of demonstrations.
+
+    python scripts/train.py --data data/transfer_cube --out runs/cube --preset cpu
+    python scripts/train.py --data data/transfer_cube --out runs/tiny --preset cpu --steps 20      # seconds on a CPU
+
+Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
+since the run folder knows the rest.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import torch
+import tyro
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
+
+from act.agent import PolicyAgent
+from act.checkpoint import check_env_matches
+from act.chunking import OpenLoop
+from act.curves import plot_curves
+from act.dataset import ChunkDataset
+from act.device import pick_device
+from act.errors import ConfigError
+from act.policies import ACTConfig, Policy, make_policy
+from act.presets import PRESETS
+from act.run_folder import RunFolder
+from act.train import Trainer
+from act.train_config import FREE_ON_RESUME, TrainConfig
+from demos.episode import EpisodeSpec
+from scripts.common import run
+from scripts.tracking import Mode, Tracker
+
+SELECTION_SEEDS = 50_000
+"""Rollouts during training use seeds from here on. Demonstrations are recorded from 0 and reported results start at
+100,000, so a checkpoint is never chosen by the episodes on which it is reported."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train a policy on a folder of demonstrations.
+
+    All settings start from the preset, or, with --resume, from those of the run in the folder; flags override them.
+    """
+
+    out: Path
+    """Run folder: settings, checkpoints, metrics, curves."""
+    data: Path
+    """Folder of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
+    preset: str = "cpu"
+    """cpu (two cores, small pictures) or paper (as published)."""
+    resume: bool = False
+    """Continue the run in the folder; start one if there is none."""
+    wandb: Mode = "offline"
+    """Weights & Biases. Online without a login runs offline and says how to upload later."""
+    wandb_project: str | None = None
+    """W&B project; otherwise WANDB_PROJECT or W&B's default."""
+    eval_episodes: int = 20
+    """Rollouts in every round of --eval-every, on seeds 50,000 and up, which are neither recorded nor reported."""
+    num_envs: int = 4
+    """Environments side by side in these rollouts."""
+    policy: Annotated[ACTConfig, OmitArgPrefixes] = ACTConfig()
+    training: Annotated[TrainConfig, OmitArgPrefixes] = TrainConfig()
+
+    def settings(self) -> dict[str, Any]:
+        """Flat, as config.json holds them."""
+        own = {"data": str(self.data), "preset": self.preset, "eval_episodes": self.eval_episodes}
+        return own | asdict(self.policy) | asdict(self.training)
+
+
+@dataclass(frozen=True)
+class _First:
+    """What decides where the other settings start from."""
+
+    out: Path | None = None
+    preset: str = "cpu"
+    resume: bool = False
+
+
+def parse(argv: list[str]) -> Args:
+    """The command line over the preset, or over the settings of the run that is resumed."""
+    first, _ = tyro.cli(_First, args=argv, add_help=False, return_unknown_args=True)
+    stored = RunFolder(first.out).settings() if first.out and first.resume else None
+    if stored:
+        defaults = {"out": first.out, "data": Path(stored["data"]), "preset": stored["preset"]}
+        defaults |= {"eval_episodes": stored["eval_episodes"]}
+        policy, training = _pick(ACTConfig, stored), _pick(TrainConfig, stored)
+    elif first.preset in PRESETS:
+        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset}
+        policy, training = PRESETS[first.preset]
+    else:
+        raise ConfigError(f"unknown preset {first.preset!r}; known presets: {', '.join(PRESETS)}")
+    return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
+
+
+def main(args: Args) -> int:
+    """Trains, and returns the exit code: 130 if Ctrl-C came first."""
+    config, folder = args.training, RunFolder(args.out)
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    dataset = ChunkDataset(
+        args.data,
+        args.policy.chunk_size,
+        cameras=args.policy.cameras,
+        use_env_state=args.policy.use_env_state,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    if config.eval_every and not dataset.spec.env_id:
+        raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data} name none; use 0")
+    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
+    policy.normalizer.fit(dataset.stats())
+
+    settings = args.settings() | {"episodes": len(dataset.episodes), "spec": dataset.spec.to_dict()}
+    free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
+    folder.claim(settings, args.resume, free)
+    print(
+        f"{args.data}: {len(dataset.train)} starts in {len(dataset.episodes)} episodes, {len(dataset.val)} of validation"
+    )
+    print(f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M parameters on {device}")
+    print(dataset.cache(config.cache, device))
+
+    with ExitStack() as stack:
+        tracker = stack.enter_context(Tracker(args.wandb, args.out, settings, args.wandb_project))
+        evaluate = _make_evaluate(args, dataset.spec, stack) if config.eval_every else None
+
+        def log(record: dict[str, float]) -> None:
+            tracker.log(record)
+            tqdm.write(_line(record))
+
+        trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log)
+        if trainer.step:
+            print(f"continuing after step {trainer.step}")
+        finished = trainer.run()
+    print(f"curves: {plot_curves(folder)}")
+    print(
+        f"checkpoints: {folder.best} and {folder.last}" if finished else f"stopped after step {trainer.step}; --resume"
+    )
+    return 0 if finished else 130
+
+
+def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[[Policy], dict[str, float]]:
+    """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
+    import gymnasium as gym  # the simulator is loaded only where it is used
+
+    from demos.record import spec_of
+    from envs.rollout import evaluate, make_vector_env
+
+    cameras = (
+        spec.cameras if args.policy.cameras is None else {name: spec.cameras[name] for name in args.policy.cameras}
+    )
+    with gym.make(spec.env_id, cameras=cameras, lazy=True, disable_env_checker=True) as env:
+        env_spec = spec_of(env)
+    num_envs = min(args.num_envs, args.eval_episodes)
+    venv = stack.enter_context(closing(make_vector_env(spec.env_id, num_envs, cameras=cameras)))
+    seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
+
+    def success(policy: Policy) -> dict[str, float]:
+        check_env_matches(policy, env_spec)
+        results = evaluate(venv, PolicyAgent(policy, OpenLoop(policy.chunk_size)), seeds)
+        return {
+            "success_rate": mean(result.success for result in results),
+            "success_rate_published": mean(result.success_published for result in results),
+            "highest_stage": mean(result.highest_stage for result in results),
+        }
+
+    return success
+
+
+def _pick(config: type, stored: dict[str, Any]) -> Any:
+    return config(**{field.name: stored[field.name] for field in fields(config) if field.name in stored})
+
+
+def _line(record: dict[str, float]) -> str:
+    """A record for the eye: the diagnostics are for the curves."""
+    shown = [f"{name} {value:.4g}" for name, value in record.items() if "diagnostics" not in name and name != "step"]
+    return f"step {record['step']}: {', '.join(shown)}"
+
+
+if __name__ == "__main__":
+    run(main, parse)
