@@ -26,8 +26,15 @@ class PartialFile(FileIO):
             while written < len(data):
                 written += super().write(data[written:])
         except OSError as error:
-            self.failure = error
+            self.failure = self.failure or error
         return len(data)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return self.tell()
 
     def check(self) -> None:
         """Raises the OSError of a write that failed."""

@@ -1,0 +1,444 @@
+"""Laws of the episode file: what goes in comes out, nothing half-written looks whole, nothing broken gets in."""
+
+import io
+import json
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from demos.episode import (
+    ALOHA_JOINTS,
+    Episode,
+    EpisodeError,
+    EpisodeSpec,
+    EpisodeWriter,
+    check_dataset,
+    find_episodes,
+    remove_partials,
+)
+
+STEPS = 6
+SPEC = EpisodeSpec(
+    joint_names=ALOHA_JOINTS,
+    cameras={"top": (12, 16), "angle": (8, 10)},  # not in alphabetical order
+    env_id="BimanualTransferCube-v0",
+    task="transfer the cube",
+    env_state_dim=7,
+)
+
+
+def steps(spec: EpisodeSpec = SPEC, n: int = STEPS, seed: int = 0):
+    """Random (observation, action, reward) that fit the spec."""
+    rng = np.random.default_rng(seed)
+    joints = len(spec.joint_names)
+    for t in range(n):
+        sizes = {"qpos": joints, "qvel": joints, "env_state": spec.env_state_dim}
+        observation: dict[str, np.ndarray] = {k: rng.normal(size=n).astype(np.float32) for k, n in sizes.items()}
+        for name, size in spec.cameras.items():
+            observation[f"images/{name}"] = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        yield observation, rng.normal(size=joints).astype(np.float32), float(t % 5)
+
+
+def write(path: Path, spec: EpisodeSpec = SPEC, n: int = STEPS) -> Path:
+    with EpisodeWriter(path, spec, seed=3, expert="waypoints", attributes={"noise": 0.25}) as writer:
+        for step in steps(spec, n):
+            writer.append(*step)
+        return writer.close(success=True, success_published=False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "episode_0.hdf5")
+
+
+def test_round_trip_is_exact(path: Path):
+    episode, (observations, actions, rewards) = Episode(path), zip(*steps(), strict=True)
+    assert episode.spec == SPEC
+    assert list(episode.spec.cameras) == ["top", "angle"]
+    assert (episode.length, episode.sim, episode.action_offset) == (STEPS, True, 0)
+    assert (episode.seed, episode.expert, episode.success, episode.success_published) == (3, "waypoints", True, False)
+    assert episode.attributes["noise"] == 0.25
+    assert episode.attributes["max_reward"] == 4.0
+    assert "h5py" in json.loads(episode.attributes["versions"])
+    assert episode.effort is None
+    np.testing.assert_array_equal(episode.action, actions)
+    np.testing.assert_array_equal(episode.reward, rewards)
+    for name in ("qpos", "qvel", "env_state"):
+        assert getattr(episode, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(episode, name), [observation[name] for observation in observations])
+    for camera in SPEC.cameras:
+        frames = np.stack([observation[f"images/{camera}"] for observation in observations])
+        np.testing.assert_array_equal(episode.frames(camera), frames)
+        np.testing.assert_array_equal(episode.frames(camera, 2, 4), frames[2:4])
+        np.testing.assert_array_equal(episode.frame(camera, STEPS - 1), frames[-1])
+
+
+def test_no_cameras_and_no_object_poses(tmp_path: Path):
+    spec = EpisodeSpec(joint_names=("a", "b"), cameras={}, fps=30.0)
+    episode = Episode(write(tmp_path / "episode_0.hdf5", spec))
+    assert episode.spec == spec
+    assert episode.qpos.shape == (STEPS, 2)
+    assert episode.env_state is None
+
+
+def test_reads_as_the_original_reads(path: Path):
+    """The accesses of the original's dataset, by plain h5py."""
+    with h5py.File(path, "r") as root:
+        assert isinstance(root.attrs["sim"], np.bool_)
+        assert root.attrs["sim"]
+        assert not root.attrs.get("compress", False)
+        for name in ("/action", "/observations/qpos", "/observations/qvel"):
+            values = root[name][()]  # pyright: ignore[reportIndexIssue]
+            assert (values.shape, values.dtype) == ((STEPS, 14), np.float32)  # pyright: ignore
+        images = root["/observations/images/top"]
+        assert isinstance(images, h5py.Dataset)
+        assert (images.shape, images.chunks, images.dtype) == ((STEPS, 12, 16, 3), (1, 12, 16, 3), np.uint8)
+        np.testing.assert_array_equal(images[3], list(steps())[3][0]["images/top"])
+
+
+def test_travels_to_other_processes(path: Path):
+    episode = Episode(path)
+    frame = episode.frame("top", 2)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(episode)).frame("top", 2), frame)
+    with episode:
+        np.testing.assert_array_equal(episode.frame("top", 2), frame)
+    np.testing.assert_array_equal(episode.frame("top", 2), frame)
+
+
+# Files of others
+
+
+def write_original(path: Path, sim: bool = True, cameras: tuple[str, ...] = ("top",)) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    data: dict[str, np.ndarray] = {
+        "action": rng.normal(size=(STEPS, 14)),
+        "observations/qpos": rng.normal(size=(STEPS, 14)),
+        "observations/qvel": rng.normal(size=(STEPS, 14)),
+    }
+    if not sim:
+        data["observations/effort"] = rng.normal(size=(STEPS, 14))
+    for camera in cameras:
+        data[f"observations/images/{camera}"] = rng.integers(0, 256, (STEPS, 6, 8, 3), dtype=np.uint8)
+    with h5py.File(path, "w") as root:
+        root.attrs["sim"] = sim
+        for name, array in data.items():
+            root.create_dataset(name, data=array, chunks=(1, *array.shape[1:]))
+    return data
+
+
+def test_original_simulation_file(tmp_path: Path):
+    data = write_original(tmp_path / "episode_0.hdf5")
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    assert episode.spec == EpisodeSpec(joint_names=ALOHA_JOINTS, cameras={"top": (6, 8)})
+    assert (episode.sim, episode.action_offset, episode.seed, episode.success) == (True, 0, None, None)
+    np.testing.assert_array_equal(episode.action, data["action"].astype(np.float32))  # float64 is welcome
+    np.testing.assert_array_equal(episode.frames("top"), data["observations/images/top"])
+
+
+def test_real_robot_file(tmp_path: Path):
+    cameras = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist", "cam_high_depth")
+    data = write_original(tmp_path / "episode_0.hdf5", sim=False, cameras=cameras)
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    assert (episode.sim, episode.action_offset) == (False, -1)
+    assert list(episode.spec.cameras) == ["cam_high", "cam_left_wrist", "cam_low", "cam_right_wrist"]
+    np.testing.assert_array_equal(episode.effort, data["observations/effort"].astype(np.float32))
+    np.testing.assert_array_equal(episode.frame("cam_low", 2), data["observations/images/cam_low"][2])
+
+
+def write_jpeg(path: Path) -> np.ndarray:
+    """As act-plus-plus does: RGB goes to an encoder that takes it for BGR; rows are padded to one width."""
+    write_original(path, sim=False, cameras=("cam_low", "cam_high"))
+    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
+    frames = np.stack([np.broadcast_to([200, 30 * t, 10], (32, 48, 3)).copy() for t in range(STEPS)]).astype(np.uint8)
+    frames[..., 2] = ramp
+    rows = []
+    for frame in frames:
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(frame[..., ::-1])).save(buffer, "JPEG", quality=95)
+        rows.append(np.frombuffer(buffer.getvalue(), np.uint8))
+    width = max(map(len, rows)) + 100
+    with h5py.File(path, "r+") as root:
+        root.attrs["compress"] = True
+        root["compress_len"] = np.tile([len(row) for row in rows], (2, 1)).astype(np.float32)
+        for camera in ("cam_low", "cam_high"):
+            del root[f"observations/images/{camera}"]
+            root[f"observations/images/{camera}"] = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
+    return frames
+
+
+def test_jpeg_file(tmp_path: Path):
+    frames = write_jpeg(tmp_path / "episode_0.hdf5")
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    assert episode.spec.cameras == {"cam_high": (32, 48), "cam_low": (32, 48)}
+    decoded = episode.frames("cam_low")
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - frames).max() <= 6  # lossy, but red stays red
+    np.testing.assert_array_equal(episode.frame("cam_high", 3), decoded[3])
+
+
+# Nothing half-written looks whole
+
+WRITER = """
+import sys
+import numpy as np
+from demos.episode import ALOHA_JOINTS, EpisodeSpec, EpisodeWriter
+spec, z = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16)}), np.zeros(14, np.float32)
+frame = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+for i in range(100_000):
+    with EpisodeWriter(f"{sys.argv[1]}/episode_{i}.hdf5", spec, seed=i, expert="none") as writer:
+        for t in range(20):
+            writer.append({"qpos": z, "qvel": z, "images/top": frame}, z, 0.0)
+            if i == int(sys.argv[2]) and t == 10:
+                print("here", flush=True)
+                sys.stdin.read()
+        writer.close(True, True)
+        print(i, flush=True)
+"""
+
+
+def test_kill_in_the_middle_of_an_episode(tmp_path: Path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "here":
+            assert process.poll() is None
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".episode_1.hdf5.part", "episode_0.hdf5"]
+    assert find_episodes(tmp_path) == [tmp_path / "episode_0.hdf5"]
+    assert remove_partials(tmp_path) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["episode_0.hdf5"]
+    assert Episode(tmp_path / "episode_0.hdf5").length == 20
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.07])
+def test_kill_at_any_moment(tmp_path: Path, delay: float):
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "-1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+    for whole in find_episodes(tmp_path):
+        assert Episode(whole).frames("top").shape == (20, 12, 16, 3)
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path):
+    with suppress(KeyboardInterrupt), EpisodeWriter(tmp_path / "episode_0.hdf5", SPEC, seed=0, expert="x") as writer:
+        writer.append(*next(steps()))
+        assert (tmp_path / ".episode_0.hdf5.part").exists()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_space_left(tmp_path: Path):
+    """Writing really fails: the partial file is a device that is always full."""
+    (tmp_path / ".episode_0.hdf5.part").symlink_to("/dev/full")
+    writer = EpisodeWriter(tmp_path / "episode_0.hdf5", SPEC, seed=0, expert="x")
+    message = f"{tmp_path}/episode_0.hdf5: cannot be written: No space left on device; earlier episodes are kept"
+    with pytest.raises(EpisodeError, match=f"^{re.escape(message)}$"):
+        writer.append(*next(steps()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "data").touch()
+    path = tmp_path / "data/episode_0.hdf5"
+    with pytest.raises(EpisodeError, match=f"^{path}: cannot be written: (Not a directory|File exists); earlier"):
+        EpisodeWriter(path, SPEC, seed=0, expert="x")
+
+
+def test_writer_refuses(tmp_path: Path, path: Path):
+    def refused(change: dict) -> str:
+        observation, action, reward = next(steps())
+        with EpisodeWriter(tmp_path / "episode_1.hdf5", SPEC, seed=0, expert="x") as writer:
+            with pytest.raises(EpisodeError) as caught:
+                writer.append({**observation, **change}, change.get("action", action), reward)
+            return str(caught.value).removeprefix(f"{tmp_path}/episode_1.hdf5: ")
+
+    with pytest.raises(EpisodeError, match="exists already; choose another name or remove it"):
+        EpisodeWriter(path, SPEC, seed=0, expert="x")
+    with (
+        EpisodeWriter(tmp_path / "episode_1.hdf5", SPEC, seed=0, expert="x") as writer,
+        pytest.raises(EpisodeError, match="has no steps; append at least one before close"),
+    ):
+        writer.close(True, True)
+    assert refused({"qvel": np.zeros(3)}) == "step 0: qvel must be finite, of shape (14,); it is [0. 0. 0.]"
+    assert refused({"action": np.full(14, np.nan)}).startswith(
+        "step 0: action must be finite, of shape (14,); it is [nan"
+    )
+    wrong = {"images/top": np.zeros((12, 16, 3), np.float32)}
+    assert refused(wrong) == "step 0: camera top gives uint8 of shape (12, 16, 3), not float32 of shape (12, 16, 3)"
+    assert [file.name for file in tmp_path.iterdir()] == ["episode_0.hdf5"]
+
+
+# Nothing broken gets in
+
+
+def replace(name: str, array: np.ndarray):
+    def change(root: h5py.File) -> None:
+        del root[name]
+        root[name] = array
+
+    return change
+
+
+def set_value(name: str, step: int, value: float):
+    def change(root: h5py.File) -> None:
+        root[name][step, 0] = value  # pyright: ignore[reportIndexIssue]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: root.pop("action"), "dataset /action is missing"),
+        (lambda root: root.pop("observations/images/top"), "dataset /observations/images/top is missing"),
+        (
+            replace("observations/qpos", np.zeros(6, np.float32)),
+            "/observations/qpos has shape (6,); it must be (steps, joints)",
+        ),
+        (
+            replace("observations/qpos", np.zeros((0, 14), np.float32)),
+            "/observations/qpos is empty, of shape (0, 14); an episode has at least one step",
+        ),
+        (replace("action", np.zeros((6, 7), "f4")), "/action has shape (6, 7); it must be (6, 14), as qpos has it"),
+        (replace("action", np.zeros((5, 14), "f4")), "/action has shape (5, 14); it must be (6, 14), as qpos has it"),
+        (replace("reward", np.zeros(5, "f4")), "/reward has shape (5,); it must be (6), as qpos has it"),
+        (replace("action", np.zeros((6, 14), int)), "/action has dtype int64; it must be floating point"),
+        (
+            set_value("observations/qvel", 4, np.nan),
+            "/observations/qvel has NaN or infinite values, first at step 4; leave this file out",
+        ),
+        (set_value("action", 2, np.inf), "/action has NaN or infinite values, first at step 2; leave this file out"),
+        (
+            replace("observations/images/top", np.zeros((6, 12, 16, 3), "f4")),
+            "/observations/images/top has dtype float32; frames must be uint8",
+        ),
+        (
+            replace("observations/images/top", np.zeros((6, 3, 12, 16), "u1")),
+            "/observations/images/top has shape (6, 3, 12, 16); it must be (T, height, width, 3)",
+        ),
+        (
+            replace("observations/images/top", np.zeros((4, 12, 16, 3), "u1")),
+            "/observations/images/top has 4 frames; this file's qpos has 6 steps",
+        ),
+        (
+            lambda root: root.attrs.update(format_version=9),
+            "has format version 9; this toolkit reads up to version 1",
+        ),
+        (
+            lambda root: root.attrs.update(joint_names=["waist"]),
+            "attribute joint_names has 1 names for 14 joints",
+        ),
+    ],
+)
+def test_broken_content_is_named(path: Path, change, message: str):
+    with h5py.File(path, "r+") as root:
+        change(root)
+    with pytest.raises(EpisodeError) as caught:
+        Episode(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_broken_files_are_named(path: Path):
+    whole = path.read_bytes()
+    message = f"{path}: is not a whole HDF5 file; copy or record it again, or leave it out"
+    for content in (b"", b"not HDF5 at all", whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(EpisodeError) as caught:
+            Episode(path)
+        assert str(caught.value) == message
+    path.unlink()
+    with pytest.raises(EpisodeError, match=f"^{path}: no such file$"):
+        Episode(path)
+
+
+def test_damaged_frames_are_named(path: Path):
+    with h5py.File(path, "r+") as root:
+        root["observations/images/top"].id.write_direct_chunk((3, 0, 0, 0), b"not gzip")  # pyright: ignore
+    episode = Episode(path)
+    assert episode.frame("top", 2).shape == (12, 16, 3)
+    with pytest.raises(EpisodeError, match=f"^{path}: /observations/images/top is damaged; copy or record it again"):
+        episode.frame("top", 3)
+    with pytest.raises(EpisodeError, match=f"^{path}: has no camera wrist; it has top, angle$"):
+        episode.frame("wrist", 0)
+
+
+def test_damaged_jpeg_is_named(tmp_path: Path):
+    path = tmp_path / "episode_0.hdf5"
+    write_jpeg(path)
+    with h5py.File(path, "r+") as root:
+        root["observations/images/cam_low"][0] = 0  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(EpisodeError, match=f"^{path}: /observations/images/cam_low: frame 0 is not a JPEG image$"):
+        Episode(path)
+
+
+# Datasets
+
+
+def test_episodes_are_found_by_number(tmp_path: Path):
+    for name in (
+        "episode_10.hdf5",
+        "episode_2.hdf5",
+        "episode_0.hdf5",
+        "notes.txt",
+        ".episode_3.hdf5.part",
+        "other.hdf5",
+    ):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_episodes(tmp_path)] == ["episode_0.hdf5", "episode_2.hdf5", "episode_10.hdf5"]
+
+
+def test_a_folder_without_episodes_is_named(tmp_path: Path):
+    with pytest.raises(EpisodeError) as caught:
+        find_episodes(tmp_path)
+    expected = f"{tmp_path}: no episodes in it; their files are named episode_0.hdf5, episode_1.hdf5, …"
+    assert str(caught.value) == expected
+    with pytest.raises(EpisodeError) as caught:
+        find_episodes(tmp_path / "none")
+    expected = f"{tmp_path}/none: no such folder; scripts/record.py records demonstrations into one"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"cameras": {"top": (24, 32), "angle": (8, 10)}}, "camera top is 24x32 here, 12x16 there"),
+        ({"cameras": {"top": (12, 16)}}, "the list of cameras is [top] here, [top, angle] there"),
+        ({"fps": 30.0}, "fps is 30 here, 50 there"),
+        ({"task": "insert"}, "task is 'insert' here, 'transfer the cube' there"),
+        ({"env_id": "Own-v0"}, "env_id is 'Own-v0' here, 'BimanualTransferCube-v0' there"),
+        ({"env_state_dim": 14}, "env_state_dim is 14 here, 7 there"),
+        ({"joint_names": ("a", "b")}, f"the list of joints is [a, b] here, [{', '.join(ALOHA_JOINTS)}] there"),
+    ],
+)
+def test_episodes_that_disagree_are_named(tmp_path: Path, path: Path, change: dict, difference: str):
+    other = EpisodeSpec(**{**vars(SPEC), **change})
+    same, odd = write(tmp_path / "episode_1.hdf5"), write(tmp_path / "episode_2.hdf5", other, n=3)
+    assert check_dataset([path, same]) == SPEC
+    with pytest.raises(EpisodeError) as caught:
+        check_dataset([path, same, odd])
+    assert str(caught.value) == f"{odd} does not go with {path}: {difference}"
+
+
+def test_spec_survives_json():
+    assert EpisodeSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+    assert SPEC.differences(SPEC) == []
+
+
+def test_the_file_knows_nothing_above_it():
+    code = "import sys, demos.episode; print(*({'mujoco', 'envs', 'torch', 'act', 'gymnasium'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
