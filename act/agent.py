@@ -1,7 +1,7 @@
 """The door between an environment and a trained policy: numpy comes in, numpy goes out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class PolicyAgent:
         self._device = next(policy.parameters()).device
         self._warm = False
 
-    def reset(self, seeds: Sequence[int], observation: dict[str, np.ndarray]) -> None:
+    def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         """A new wave of N = len(seeds) episodes begins. A policy draws no random numbers, so seeds only count them."""
         self.executor.reset(len(seeds))
 
@@ -38,11 +38,11 @@ class PolicyAgent:
         """Will the next call need images?"""
         return bool(self.cameras) and self.executor.needs_chunk
 
-    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Observations with a leading N → actions (N, A) float32. Images are read only where `looks` was true."""
         return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
 
-    def _predict(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, k, A) float32, physical units."""
         start = time.perf_counter()
         with torch.inference_mode():

@@ -1,7 +1,7 @@
 """Demonstrations as training batches: (episode, t) → observation at t, the next k actions, is_pad.
 
-All episodes stand end to end on one time line, so a start is one number and a batch is gathered by index tensors, with no
-Python per sample:
+All episodes stand end to end on one time line, so a start is one number and a batch is gathered by index tensors, with
+no Python per sample:
 
     episode        0 0 0 0 0 1 1 1
     start          0 1 2 3 4 5 6 7
@@ -154,9 +154,8 @@ class ChunkDataset:
         last = self._last[starts, None]
 
         def pick(values: Tensor) -> Tensor:
-            out = torch.empty(
-                (len(starts), *values.shape[1:]), dtype=values.dtype, device=values.device, pin_memory=pin
-            )
+            shape = (len(starts), *values.shape[1:])
+            out = torch.empty(shape, dtype=values.dtype, device=values.device, pin_memory=pin)
             return torch.index_select(values, 0, starts, out=out)
 
         frames = self._read(starts) if self.frames is None else {name: pick(all) for name, all in self.frames.items()}

@@ -63,7 +63,7 @@ class RunFolder:
             partial.unlink()
 
     def save(self, step: int, checkpoint: bytes, best: bool, keep: int) -> None:
-        """Writes the checkpoint of `step`, points last.pt (and best.pt) to it, and removes all but the newest `keep`."""
+        """Writes the checkpoint of `step`, points last.pt (and best.pt) to it, and keeps the newest `keep`."""
         path = self.path / "checkpoints" / f"step_{step:08d}.pt"
         write_atomically(path, checkpoint)
         for name in [self.last, self.best] if best else [self.last]:

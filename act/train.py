@@ -8,8 +8,8 @@
         every save_every   a checkpoint
 
 What happens in a step depends on nothing but the seed, the step number and the checkpointed state; validation and
-rollouts draw from random numbers of their own. So a resumed run repeats the losses of one that was never stopped: bit for
-bit on a CPU, up to the order of floating point sums on CUDA.
+rollouts draw from random numbers of their own. So a resumed run repeats the losses of one that was never stopped: bit
+for bit on a CPU, up to the order of floating point sums on CUDA.
 """
 
 import copy
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from act.checkpoint import describe, read_checkpoint, to_bytes
@@ -129,7 +130,8 @@ class Trainer:
         if self.ema is not None:
             # Early on the average would remember the random start for 1 / (1 - decay) steps.
             decay = min(self.config.ema_decay, self.step / (self.step + 10))
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.policy.parameters()), 1 - decay)
+            average = get_ema_multi_avg_fn(decay)
+            average(list(self.ema.parameters()), list(self.policy.parameters()), self.step)
         for name, value in {**losses, "grad_norm": norm, "steps": torch.ones_like(norm)}.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -215,10 +217,16 @@ class Trainer:
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["weights"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.policy.load_state_dict(state["weights"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.folder.last} was written by another version of this policy; "
+                "continue with that version, or start anew in another --out"
+            ) from error
         self.step, self.best, self.sums = state["step"], state["best"], state["sums"]
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None and self.device.type == "cuda":
@@ -232,9 +240,9 @@ def validate(
     """Losses on `config.val_starts` starts spread evenly over the validation episodes.
 
     Returns:
-        "val/<part>": what `forward` gives in evaluation mode (for ACT with z from the posterior); "val/predict_l1": mean
-        |error| of what the policy would do (for ACT with z = 0), in z-scores like the L1 in training; and
-        "val/diagnostics/…" of the first batch.
+        "val/<part>": what `forward` gives in evaluation mode (for ACT with z from the posterior);
+        "val/predict_l1": mean |error| of what the policy would do (for ACT with z = 0), in z-scores like the L1 in
+        training; "val/diagnostics/…" of the first batch.
     """
     chosen = torch.linspace(0, len(dataset.val) - 1, min(config.val_starts, len(dataset.val))).long()
     figures: dict[str, float] = {}

@@ -41,8 +41,8 @@ class TrainConfig:
     val_every: int = 1000
     """Steps between two validations."""
     eval_every: int = 0
-    """Steps between two rounds of rollouts on selection seeds; the best checkpoint is then the best by success. 0: none,
-    the best checkpoint is the one with the lowest validation L1 of what the policy predicts."""
+    """Steps between two rounds of rollouts; best.pt is then the best by success. 0: none, and best.pt has the lowest
+    validation L1 of what the policy predicts."""
     save_every: int = 5000
     """Steps between two checkpoints."""
     keep_last: int = 2
@@ -55,7 +55,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the training step with torch.compile: minutes at the start, faster steps."""
     cache: Literal["auto", "device", "ram", "none"] = "auto"
-    """Keep all decoded frames on the training device or in RAM, or read them as needed; auto takes the first that fits."""
+    """Where decoded frames are kept: on the training device, in RAM or nowhere; auto takes the first that fits."""
     num_workers: int = 2
     """Processes that read frames ahead where they are not cached."""
 

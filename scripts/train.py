@@ -40,7 +40,7 @@ SELECTION_SEEDS = 50_000
 100,000, so a checkpoint is never chosen by the episodes on which it is reported."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Args:
     """Train a policy on a folder of demonstrations.
 
@@ -63,8 +63,8 @@ class Args:
     """Rollouts in every round of --eval-every, on seeds 50,000 and up, which are neither recorded nor reported."""
     num_envs: int = 4
     """Environments side by side in these rollouts."""
-    policy: Annotated[ACTConfig, OmitArgPrefixes] = ACTConfig()
-    training: Annotated[TrainConfig, OmitArgPrefixes] = TrainConfig()
+    policy: Annotated[ACTConfig, OmitArgPrefixes]
+    training: Annotated[TrainConfig, OmitArgPrefixes]
 
     def settings(self) -> dict[str, Any]:
         """Flat, as config.json holds them."""
@@ -119,7 +119,7 @@ def main(args: Args) -> int:
     free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
     folder.claim(settings, args.resume, free)
     print(
-        f"{args.data}: {len(dataset.train)} starts in {len(dataset.episodes)} episodes, {len(dataset.val)} of validation"
+        f"{len(dataset.episodes)} episodes: {len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     )
     print(f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M parameters on {device}")
     print(dataset.cache(config.cache, device))
@@ -150,9 +150,8 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
     from demos.record import spec_of
     from envs.rollout import evaluate, make_vector_env
 
-    cameras = (
-        spec.cameras if args.policy.cameras is None else {name: spec.cameras[name] for name in args.policy.cameras}
-    )
+    names = spec.cameras if args.policy.cameras is None else args.policy.cameras
+    cameras = {name: spec.cameras[name] for name in names}
     with gym.make(spec.env_id, cameras=cameras, lazy=True, disable_env_checker=True) as env:
         env_spec = spec_of(env)
     num_envs = min(args.num_envs, args.eval_episodes)
