@@ -158,7 +158,10 @@ class EpisodeWriter:
             for name, shape in self._shapes.items():
                 value = np.array(values[name], np.float32)
                 if value.shape != shape or not np.isfinite(value).all():
-                    raise EpisodeError(f"{self.path}: step {t}: {name} must be finite, of shape {shape}; it is {value}")
+                    given = "NaN or infinite values" if value.shape == shape else f"shape {value.shape}"
+                    raise EpisodeError(
+                        f"{self.path}: step {t}: {name} has {given}; it must be finite, of shape {shape}"
+                    )
                 self._steps[name].append(value)
             for name, images in self._images.items():
                 frame, shape = values[f"images/{name}"], images.shape[1:]

@@ -1,0 +1,47 @@
+"""What every script shares: command line in, one clear line out when the user can mend what went wrong."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+Args = TypeVar("Args")
+
+USER_ERRORS = {"demos.episode": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
+"""Module → its exception for the person at the keyboard."""
+
+
+def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[str]], Args]) -> NoReturn:
+    """Parses the command line, runs `main` and ends the process with its exit code.
+
+    Mistakes of the user and a full disk become one line on stderr and exit code 2, Ctrl-C 130. Any other exception
+    is a mistake of ours and keeps its traceback.
+
+    Args:
+        main: takes the parsed arguments; returns the exit code, None for 0.
+        parse: a dataclass that tyro turns into a command line, or a function of the words behind the script's name.
+    """
+    try:
+        args: Any = tyro.cli(parse) if isinstance(parse, type) else parse(sys.argv[1:])
+        sys.exit(main(args))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not (line := _line_for_user(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _line_for_user(error: Exception) -> str:
+    """What to tell about an error that the user can mend; empty for any other."""
+    # Without importing: an exception can only come from a module that is loaded, and some scripts need no simulator.
+    loaded: list[Any] = [getattr(sys.modules[name], kind) for name, kind in USER_ERRORS.items() if name in sys.modules]
+    if isinstance(error, tuple(loaded)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename or 'output'}: no space left on the device; make room and run the same command again"
+    return ""
