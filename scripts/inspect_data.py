@@ -1,0 +1,85 @@
+"""Look at a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints.
+
+    python scripts/inspect_data.py data/transfer_cube
+
+Every file is checked on the way. Seconds on a CPU; the pictures go to data/transfer_cube/inspect.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from tyro.conf import Positional
+
+from demos.episode import Episode, check_dataset, find_episodes
+from demos.figures import contact_sheet, joint_plots
+from scripts.common import run
+
+
+@dataclass(frozen=True)
+class Args:
+    """Look at a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints."""
+
+    data: Positional[Path]
+    """Folder of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
+    out: Path | None = None
+    """Folder for the pictures; otherwise the folder inspect inside the data."""
+    rows: int = 8
+    """Episodes in a contact sheet, picked at equal distances."""
+
+
+def main(args: Args) -> None:
+    paths = find_episodes(args.data)
+    check_dataset(paths)
+    episodes = [Episode(path) for path in paths]
+    print(table(episodes), summary(episodes), sep="\n\n")
+
+    out = args.out or args.data / "inspect"
+    out.mkdir(parents=True, exist_ok=True)
+    picked = np.unique(np.linspace(0, len(episodes) - 1, args.rows).round().astype(int))
+    for camera in episodes[0].spec.cameras:
+        contact_sheet([episodes[i] for i in picked], camera, out / f"{camera}.png")
+    joint_plots(episodes, out / "joints.png")
+    print(f"pictures: {', '.join(sorted(str(path) for path in out.glob('*.png')))}")
+
+
+def table(episodes: Sequence[Episode]) -> str:
+    """A line an episode."""
+    head = ("episode", "steps", "seconds", "MB", "seed", "expert", "success", "published", "highest reward")
+    lines: list[tuple[str, ...]] = [head]
+    for episode in episodes:
+        reward = None if episode.reward is None else f"{episode.reward.max():g}"
+        size = episode.path.stat().st_size / 1e6
+        told = (episode.seed, episode.expert, _yes_no(episode.success), _yes_no(episode.success_published), reward)
+        length = (str(episode.length), f"{episode.length / episode.spec.fps:.1f}", f"{size:.1f}")
+        lines.append((episode.path.stem, *length, *("-" if value is None else str(value) for value in told)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def summary(episodes: Sequence[Episode]) -> str:
+    """What all of them share, and the totals."""
+    spec, lengths = episodes[0].spec, [episode.length for episode in episodes]
+    cameras = [f"{name} {height}x{width}" for name, (height, width) in spec.cameras.items()]
+    told = [episode.success for episode in episodes if episode.success is not None]
+    size = sum(episode.path.stat().st_size for episode in episodes) / 1e6
+    return "\n".join(
+        [
+            f"{len(episodes)} episodes, {sum(lengths)} steps, {size:.1f} MB",
+            f"task:    {spec.task or 'not told'} ({spec.env_id or 'no environment named'})",
+            f"lengths: {min(lengths)} to {max(lengths)} steps, median {median(lengths):g}, at {spec.fps:g} Hz",
+            f"success: {sum(told)} of {len(told)} that tell" if told else "success: not told",
+            f"cameras: {', '.join(cameras) or 'none'}",
+            f"joints:  {len(spec.joint_names)}; object poses: {spec.env_state_dim or 'none'}",
+        ]
+    )
+
+
+def _yes_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+if __name__ == "__main__":
+    run(main, Args)
