@@ -13,9 +13,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from envs.aloha import FPS
-
-
 class Agent(Protocol):
     """Whatever drives N episodes at once: a scripted expert, a trained policy, a person."""
 
@@ -57,6 +54,8 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
     """
 
     def build() -> gym.Env:
+        import envs  # noqa: F401 - registers the tasks, in a worker too
+
         return gym.make(env_id, disable_env_checker=True, lazy=True, **settings)
 
     build().close()
@@ -122,58 +121,3 @@ def rollout(venv: VectorEnv, agent: Agent, seeds: Sequence[int], always_look: bo
                 last=last,
             )
             observation, t = following, t + 1
-
-
-@dataclass
-class EpisodeResult:
-    """What became of one episode."""
-
-    seed: int
-    success: bool  # strict
-    success_published: bool  # highest reward 4
-    highest_stage: int
-    length: int
-    success_step: int | None  # the step at which strict success was reached
-    jerk: float  # root mean square of the commanded arm joints' third difference, rad/s³
-
-
-def evaluate(
-    venv: VectorEnv, agent: Agent, seeds: Sequence[int], progress: Any = None, watch: Any = None
-) -> list[EpisodeResult]:
-    """Roll out one episode per seed and judge it.
-
-    Args:
-        progress: called with the number of episodes that have just ended.
-        watch: called with every `Step` (to film it, say).
-    """
-    results: list[EpisodeResult] = []
-    actions, rewards, reached = [], [], {}
-    for step in rollout(venv, agent, seeds):
-        actions.append(step.action)
-        rewards.append(step.reward)
-        for i in np.flatnonzero(step.info["is_success"]):
-            reached.setdefault(int(i), step.t)
-        if watch is not None:
-            watch(step)
-        if not step.last:
-            continue
-        jerk = command_jerk(np.stack(actions))
-        best = np.max(rewards, axis=0)
-        for i, seed in enumerate(step.seeds):
-            strict, published = bool(step.info["is_success"][i]), bool(step.info["is_success_published"][i])
-            results.append(
-                EpisodeResult(seed, strict, published, int(best[i]), step.t + 1, reached.get(i), float(jerk[i]))
-            )
-        actions, rewards, reached = [], [], {}
-        if progress is not None:
-            progress(len(step.seeds))
-    return results
-
-
-def command_jerk(actions: np.ndarray) -> np.ndarray:
-    """Commands (T, n, 14) → (n,) root mean square jerk of the twelve arm joints, rad/s³: smaller is smoother."""
-    arms = np.delete(actions.astype(np.float64), [6, 13], axis=-1)
-    if len(arms) < 4:
-        return np.zeros(actions.shape[1])
-    jerk = np.diff(arms, n=3, axis=0) * float(FPS) ** 3
-    return np.sqrt(np.mean(jerk**2, axis=(0, 2)))

@@ -1,0 +1,107 @@
+"""Judging rollouts: what became of each episode, and what that says about the agent."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from envs.aloha import FPS
+from envs.rollout import Agent, Step, rollout
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What became of one episode."""
+
+    seed: int
+    success: bool  # strict
+    success_published: bool  # highest reward 4
+    highest_stage: int
+    length: int
+    success_step: int | None  # the step at which strict success was reached
+    jerk: float  # root mean square of the commanded arm joints' third difference, rad/s³
+
+
+def evaluate(
+    venv: VectorEnv,
+    agent: Agent,
+    seeds: Sequence[int],
+    progress: Callable[[int], object] = lambda ended: None,
+    watch: Callable[[Step], object] = lambda step: None,
+) -> list[EpisodeResult]:
+    """Roll out one episode per seed and judge it.
+
+    Args:
+        progress: called with the number of episodes that have just ended.
+        watch: called with every `Step` (to film it, say).
+    """
+    results: list[EpisodeResult] = []
+    wave: list[Step] = []
+    for step in rollout(venv, agent, seeds):
+        watch(step)
+        step.observation.clear()  # pictures of a whole wave would fill the memory
+        wave.append(step)
+        if step.last:
+            results += _judge(wave)
+            wave = []
+            progress(len(step.seeds))
+    return results
+
+
+def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
+    """Results of episodes that ran side by side, from all their steps."""
+    strict = np.stack([step.info["is_success"] for step in wave])  # (T, n), stays true once reached
+    stages = np.stack([step.reward for step in wave]).max(axis=0)
+    jerk = command_jerk(np.stack([step.action for step in wave]))
+    return [
+        EpisodeResult(
+            seed=seed,
+            success=bool(strict[-1, i]),
+            success_published=bool(wave[-1].info["is_success_published"][i]),
+            highest_stage=int(stages[i]),
+            length=len(wave),
+            success_step=int(strict[:, i].argmax()) if strict[-1, i] else None,
+            jerk=float(jerk[i]),
+        )
+        for i, seed in enumerate(wave[-1].seeds)
+    ]
+
+
+def command_jerk(actions: np.ndarray) -> np.ndarray:
+    """Commands (T, n, 14) → (n,) root mean square jerk of the twelve arm joints, rad/s³: smaller is smoother."""
+    arms = np.delete(actions.astype(np.float64), [6, 13], axis=-1)
+    if len(arms) < 4:
+        return np.zeros(actions.shape[1])
+    jerk = np.diff(arms, n=3, axis=0) * float(FPS) ** 3
+    return np.sqrt(np.mean(jerk**2, axis=(0, 2)))
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a success rate (Wilson 1927); sensible near 0 and 1, where few rollouts often end."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    centre = rate + z**2 / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    low, high = ((centre + sign * spread) / (1 + z**2 / trials) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success."""
+    n = len(results)
+    strict, published = sum(r.success for r in results), sum(r.success_published for r in results)
+    steps = [r.success_step for r in results if r.success_step is not None]
+    return {
+        "episodes": n,
+        "success_rate": strict / n,
+        "success_interval": wilson_interval(strict, n),
+        "success_rate_published": published / n,
+        "success_interval_published": wilson_interval(published, n),
+        "highest_stage": {stage: sum(r.highest_stage == stage for r in results) for stage in range(5)},
+        "median_success_step": float(np.median(steps)) if steps else None,
+        "mean_jerk": float(np.mean([r.jerk for r in results])),
+    }
