@@ -1,12 +1,18 @@
 """The world: bimanual MuJoCo tasks behind the Gymnasium API, and the loop that rolls agents out in them."""
 
+import importlib
 import os
+import sys
 
 import gymnasium as gym
 
-# Before MuJoCo is imported anywhere: without a display, render off-screen through EGL (a GPU's, or Mesa's on a CPU).
-if not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")
+# Without a display, render off-screen through EGL (a GPU's, or Mesa's on a CPU). MuJoCo decides as it is imported, so
+# where it was imported before us it is asked again.
+if not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL"):
+    os.environ["MUJOCO_GL"] = "egl"
+    for _name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
+        if _name in sys.modules:
+            importlib.reload(sys.modules[_name])
 
 
 class EnvError(ValueError):

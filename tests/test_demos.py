@@ -1,0 +1,226 @@
+"""Laws of inverse kinematics, experts, recording and replay."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import h5py
+import mujoco
+import numpy as np
+import pytest
+
+import envs
+from demos.episode import Episode, EpisodeError, find_episodes
+from demos.experts import ScriptedExpert, detours, minimum_jerk
+from demos.ik import BimanualIK, rotation_vector
+from demos.record import PENDING, RecordConfig, record
+from demos.replay import replay
+from envs.aloha import HOME_ARM
+from envs.results import evaluate
+from envs.rollout import make_vector_env, rollout
+
+TASKS = list(envs.TASKS.values())
+CAMERAS = {"top": (12, 16)}
+
+
+@pytest.fixture(scope="module")
+def ik() -> BimanualIK:
+    return BimanualIK()
+
+
+@pytest.mark.parametrize("arm", ["left", "right"])
+def test_ik_inverts_forward_kinematics(ik, arm):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        joints = np.array(HOME_ARM) + rng.uniform(-0.5, 0.5, 6)
+        position, rotation = ik.forward(arm, joints)
+        found, miss, turn = ik.solve(arm, position, rotation, np.array(HOME_ARM))
+        at, facing = ik.forward(arm, found)
+        # Half a millimetre: the damping slows the last steps where the wrist is nearly singular.
+        assert miss == pytest.approx(np.linalg.norm(at - position))
+        assert miss < 5e-4
+        assert turn < 5e-4
+        np.testing.assert_allclose(facing, rotation, atol=1e-3)
+
+
+def test_ik_respects_joint_limits_and_says_how_far_it_missed(ik):
+    _, rotation = ik.forward("left", np.array(HOME_ARM))
+    joints, miss, _ = ik.solve("left", np.array([2.0, 0.5, 0.3]), rotation, np.array(HOME_ARM))
+    limits = np.stack([ik.model.joint(f"left_{name}").range for name in envs.aloha.ARM_JOINTS])
+    assert (joints >= limits[:, 0]).all()
+    assert (joints <= limits[:, 1]).all()
+    assert miss > 1.0
+
+
+def test_nudge_moves_the_tool_by_about_the_offset(ik):
+    before, _ = ik.forward("left", np.array(HOME_ARM))
+    offset = np.array([0.01, -0.01, 0.01])
+    after, _ = ik.forward("left", ik.nudge("left", np.array(HOME_ARM), offset))
+    assert np.linalg.norm(after - before - offset) < 0.3 * np.linalg.norm(offset)
+
+
+def test_rotation_vector_is_axis_times_angle():
+    quaternion, matrix = np.zeros(4), np.zeros(9)
+    vector = np.array([0.1, -0.7, 0.4])
+    mujoco.mju_axisAngle2Quat(quaternion, vector / np.linalg.norm(vector), np.linalg.norm(vector))
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    np.testing.assert_allclose(rotation_vector(matrix.reshape(3, 3)), vector, atol=1e-9)
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_experts_stay_in_one_family_of_poses(env_id):
+    """The forearm never rolls and no wrist flips: demonstrations with several modes are hard to imitate."""
+    env, expert = gym.make(env_id, disable_env_checker=True), ScriptedExpert(env_id)
+    commands = np.stack([expert.commands(seed, env.reset(seed=seed)[0]["env_state"]) for seed in range(20)])
+    assert np.abs(commands[..., [3, 10]]).max() < 0.01
+    assert np.ptp(commands[:, :, [4, 11]], axis=0).max() < 0.6
+
+
+def test_minimum_jerk_starts_and_ends_at_rest():
+    s = np.linspace(0, 1, 1001)
+    x = minimum_jerk(s)
+    assert (x[0], x[-1]) == (0, 1)
+    assert np.all(np.diff(x) >= 0)
+    assert x[1] < 1e-6
+    assert 1 - x[-2] < 1e-6
+
+
+def test_detours_stay_where_they_are_allowed_and_come_back():
+    allowed = np.zeros(200, dtype=bool)
+    allowed[30:120] = True
+    offset = detours(np.random.default_rng(0), 0.02, allowed)
+    assert not offset[~allowed].any()
+    assert not offset[30].any()
+    assert np.abs(offset).max() > 0.005
+    assert np.abs(np.diff(offset, axis=0)).max() < 0.01  # 0.5 m/s
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_experts_succeed_smoothly_within_limits(env_id, noise):
+    """The 500-seed figures stand in the README; here, a sample. No joint moves faster than 4 rad/s."""
+    venv = make_vector_env(env_id, 1)
+    commands = []
+    results = evaluate(venv, ScriptedExpert(env_id, noise), range(900, 908), watch=lambda s: commands.append(s.action[0]))
+    assert all(result.success and result.success_published for result in results)
+    space = venv.single_action_space
+    assert isinstance(space, gym.spaces.Box)
+    actions = np.stack(commands).reshape(8, 400, 14)
+    assert (actions >= space.low - 1e-6).all()
+    assert (actions <= space.high + 1e-6).all()
+    arms = np.delete(actions, [6, 13], axis=2)
+    assert np.abs(np.diff(arms, axis=1)).max() < 4 / 50
+    venv.close()
+
+
+def test_there_is_an_expert_for_every_task():
+    for env_id in TASKS:
+        ScriptedExpert(env_id)
+    with pytest.raises(ValueError, match="there is no scripted expert for 'Juggling-v0'"):
+        ScriptedExpert("Juggling-v0")
+
+
+def frames_and_actions(folder) -> list[tuple[int | None, bytes, bytes]]:
+    episodes = [Episode(path) for path in find_episodes(folder)]
+    return [(e.seed, e.frames("top").tobytes(), e.action.tobytes()) for e in episodes]
+
+
+def test_recording_is_the_same_with_any_number_of_workers_and_after_a_kill(tmp_path):
+    config = RecordConfig(TASKS[0], CAMERAS, first_seed=5)
+    record(config, tmp_path / "one", 3)
+    record(config, tmp_path / "two", 3, workers=2)
+    expected = frames_and_actions(tmp_path / "one")
+    assert [seed for seed, *_ in expected] == [5, 6, 7]
+    assert frames_and_actions(tmp_path / "two") == expected
+
+    # Killed in the middle of an episode, by a signal that nothing can catch.
+    command = ["scripts/record.py", "--task", "transfer_cube", "--episodes", "3", "--seed", "5", "--height", "12"]
+    command = [sys.executable, *command, "--width", "16", "--out", str(tmp_path / "killed"), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "episode_0.hdf5").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    while not list((tmp_path / "killed" / PENDING).glob(".*.part")):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    whole = find_episodes(tmp_path / "killed")
+    assert 1 <= len(whole) < 3
+    assert frames_and_actions(tmp_path / "killed") == expected[: len(whole)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert frames_and_actions(tmp_path / "killed") == expected
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [f"episode_{i}.hdf5" for i in range(3)]
+
+
+def test_failures_are_rejected_and_counted(tmp_path, monkeypatch):
+    """An expert that fails on odd seeds: the folder holds even seeds only, and resuming counts the same."""
+    honest = ScriptedExpert.commands
+
+    def sometimes(self, seed, env_state):
+        commands = honest(self, seed, env_state)
+        commands[:, 13] = commands[:, 13] if seed % 2 == 0 else 1.0  # never closes its right hand
+        return commands
+
+    monkeypatch.setattr(ScriptedExpert, "commands", sometimes)
+    config = RecordConfig(TASKS[0], CAMERAS)
+    first = record(config, tmp_path, 2)
+    assert (first.episodes, first.rejected) == (2, 1)
+    seen = []
+    second = record(config, tmp_path, 3, progress=lambda *counts: seen.append(counts))
+    assert (second.episodes, second.rejected) == (3, 2)
+    assert seen == [(2, 1), (2, 2), (3, 2)]
+    assert [Episode(path).seed for path in find_episodes(tmp_path)] == [0, 2, 4]
+
+
+def test_recording_with_other_settings_into_a_folder_is_refused(tmp_path):
+    record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
+    with pytest.raises(EpisodeError) as error:
+        record(RecordConfig(TASKS[0], {"top": (24, 32)}, noise=0.01), tmp_path, 2)
+    assert str(error.value) == (
+        f"{tmp_path} holds episodes with other settings (here: in the folder, there: asked for): camera top is 12x16 "
+        "here, 24x32 there; noise is 0.0 here, 0.01 there. Give the same settings to resume, or another folder"
+    )
+
+
+def test_a_hopeless_recording_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("demos.record.MAX_REJECTED_IN_A_ROW", 2)
+    monkeypatch.setattr(ScriptedExpert, "commands", lambda self, seed, state: np.zeros((400, 14), np.float32))
+    with pytest.raises(EpisodeError, match="the expert failed on 2 seeds in a row; 0 episodes are kept"):
+        record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
+
+
+def test_replay_repeats_the_states_exactly(tmp_path):
+    record(RecordConfig(TASKS[1], CAMERAS, noise=0.01), tmp_path, 1)
+    result = replay(Episode(tmp_path / "episode_0.hdf5"), video=tmp_path / "film.mp4")
+    assert result.qpos_difference == 0.0
+    assert result.success
+    assert (tmp_path / "film.mp4").stat().st_size > 10_000
+
+
+def test_replay_notices_a_changed_action(tmp_path):
+    record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
+    with h5py.File(tmp_path / "episode_0.hdf5", "r+") as file:
+        file["action"][100, 0] += 0.1  # pyright: ignore
+    assert replay(Episode(tmp_path / "episode_0.hdf5")).qpos_difference > 1e-3
+
+
+def test_replay_of_a_real_robots_file_is_refused(tmp_path):
+    record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
+    with h5py.File(tmp_path / "episode_0.hdf5", "r+") as file:
+        del file.attrs["env_id"]
+    with pytest.raises(EpisodeError, match="has no env_id and seed, so there is nothing to replay it in"):
+        replay(Episode(tmp_path / "episode_0.hdf5"))
+
+
+def test_the_recorded_observation_is_the_one_before_the_action(tmp_path):
+    record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    venv = make_vector_env(TASKS[0], 1)
+    expert = ScriptedExpert(TASKS[0])
+    for step in rollout(venv, expert, [0]):
+        np.testing.assert_array_equal(episode.qpos[step.t], step.observation["qpos"][0])
+        np.testing.assert_array_equal(episode.action[step.t], step.action[0])
+    venv.close()
