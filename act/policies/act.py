@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from act.errors import ConfigError
 from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation, Policy
-from act.policies.transformer import Decoder, Encoder, sinusoid_1d
-from act.policies.vision import CameraEncoder
+from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
+from act.policies.vision import CameraEncoder, make_backbone
 from demos.episode import EpisodeSpec
 
 
@@ -55,7 +55,7 @@ class ACTConfig:
     n_decoder_layers: int = 1
     """Layers of the action decoder, all of them used. The published code builds 7 and uses the first."""
     dropout: float = 0.1
-    """Dropout in the transformers."""
+    """Dropout in the transformers. On a CPU its random numbers take as long as half of all the rest."""
     pre_norm: bool = False
     """Layer norm before attention and feed-forward instead of after."""
 
@@ -82,9 +82,9 @@ class ACTConfig:
     def __post_init__(self) -> None:
         if self.cameras is not None:
             object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
-        for name in ("chunk_size", "d_model", "n_heads", "ffn_dim", "n_style_layers", "n_encoder_layers",
-                     "n_decoder_layers", "latent_dim", "backbone_stride", "backbone_width"):  # fmt: skip
-            if getattr(self, name) <= 0:
+        widths = "d_model n_heads ffn_dim latent_dim backbone_width backbone_stride"
+        for name in f"chunk_size n_style_layers n_encoder_layers n_decoder_layers {widths}".split():
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
         if self.d_model % self.n_heads or self.d_model % 4:
             raise ConfigError(
@@ -92,8 +92,9 @@ class ACTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.kl_weight < 0:
-            raise ConfigError(f"kl_weight is {self.kl_weight}; it must not be negative")
+        for name in ("kl_weight", "backbone_lr"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.backbone_weights not in ("imagenet", "none"):
             raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
         if self.backbone_weights == "imagenet" and self.backbone_width != 1:
@@ -135,32 +136,21 @@ class ACTPolicy(Policy):
 
         if config.use_vae:  # q(z | qpos, a_1 … a_k)
             self.cls_token = nn.Parameter(torch.randn(d))
-            self.style_qpos_proj = nn.Linear(n_joints, d)
-            self.style_action_proj = nn.Linear(n_joints, d)
+            self.style_qpos_proj = Float32Linear(n_joints, d)
+            self.style_action_proj = Float32Linear(n_joints, d)
             self.style_encoder = Encoder(config.n_style_layers, *shape)
-            self.latent_head = nn.Linear(d, 2 * config.latent_dim)  # μ, log σ²
-            self.latent_proj = nn.Linear(config.latent_dim, d)
+            self.latent_head = Float32Linear(d, 2 * config.latent_dim)  # μ, log σ²
+            self.latent_proj = Float32Linear(config.latent_dim, d)
             self.register_buffer("position_of_style", sinusoid_1d(2 + k, d), persistent=False)
 
-        self.qpos_proj = nn.Linear(n_joints, d)
-        self.env_state_proj = nn.Linear(spec.env_state_dim, d) if config.use_env_state else None
+        self.qpos_proj = Float32Linear(n_joints, d)
+        self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vector_position = nn.Parameter(torch.randn(1 + config.use_vae + config.use_env_state, d))
-        backbone = {
-            "name": config.backbone,
-            "weights": config.backbone_weights,
-            "width": config.backbone_width,
-            "stride": config.backbone_stride,
-        }
-        sizes = {name: spec.cameras[name] for name in self.cameras}
-        self.vision = (
-            CameraEncoder(sizes, d, shared=config.shared_backbone, backbone=backbone, pretrained=pretrained)
-            if sizes
-            else None
-        )
+        self.vision = self._make_vision(pretrained) if self.cameras else None
         self.encoder = Encoder(config.n_encoder_layers, *shape)
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
-        self.action_head = nn.Linear(d, n_joints)
+        self.action_head = Float32Linear(d, n_joints)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss", "l1", "kl"}: l1 in z-scores over valid cells, kl in nats, loss = l1 + kl_weight · kl."""
@@ -177,7 +167,7 @@ class ACTPolicy(Policy):
     @torch.no_grad()
     def predict(self, observation: Observation) -> Tensor:
         """The next k actions, (B, k, A), in physical units, with z = 0: the prior's mean."""
-        return self.normalizer.unnormalize("action", self._decode(observation, self._zero(observation)).float())
+        return self.normalizer.unnormalize("action", self._decode(observation, self._zero(observation)))
 
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> dict[str, float]:
@@ -208,6 +198,21 @@ class ACTPolicy(Policy):
         groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
         return [group for group in groups if group["params"]]
 
+    def _make_vision(self, pretrained: bool) -> CameraEncoder:
+        config = self.config
+        sizes = {name: self.spec.cameras[name] for name in self.cameras}
+        backbones = [
+            make_backbone(
+                config.backbone,
+                config.backbone_weights,
+                stride=config.backbone_stride,
+                width=config.backbone_width,
+                pretrained=pretrained,
+            )
+            for _ in range(1 if config.shared_backbone else len(sizes))
+        ]
+        return CameraEncoder(sizes, config.d_model, backbones, frozen_norm=config.backbone_weights == "imagenet")
+
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
         action = self.normalizer.normalize("action", batch.action)
@@ -220,7 +225,7 @@ class ACTPolicy(Policy):
         tokens = torch.cat([cls, rearrange(qpos, "b d -> b 1 d"), self.style_action_proj(target)], dim=1)
         is_pad = F.pad(is_pad, (2, 0), value=False)
         encoded = self.style_encoder(tokens, self.position_of_style, is_pad)
-        mu, logvar = self.latent_head(encoded[:, 0]).float().chunk(2, dim=-1)
+        mu, logvar = self.latent_head(encoded[:, 0]).chunk(2, dim=-1)
         return mu, logvar
 
     def _decode(self, observation: Observation, z: Tensor | None) -> Tensor:
@@ -261,7 +266,7 @@ def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor) -> Tensor:
     processes are then those of one process with the whole batch.
     """
     valid = rearrange(~is_pad, "b k -> b k 1")
-    total = ((prediction.float() - target) * valid).abs().sum()
+    total = ((prediction - target) * valid).abs().sum()
     cells = (valid.sum() * target.shape[-1]).float()
     if prediction.requires_grad and dist.is_available() and dist.is_initialized():
         dist.all_reduce(cells)
@@ -270,5 +275,5 @@ def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor) -> Tensor:
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, 1)) per dimension in nats (Kingma and Welling 2014, appendix B); in and out (B, latent_dim)."""
+    """KL(N(μ, σ²) ‖ N(0, 1)) per dimension, nats (Kingma and Welling 2014, appendix B); in and out (B, latent_dim)."""
     return (mu.square() + logvar.exp() - 1 - logvar) / 2

@@ -12,6 +12,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+class Float32Linear(nn.Linear):
+    """A linear map that autocast leaves in float32: for what comes in and goes out at the precision of the robot."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class Attention(nn.Module):
     """Multi-head attention; xavier-uniform weights at the scale that torch gives one fused (3D, D) projection."""
 
@@ -32,7 +40,11 @@ class Attention(nn.Module):
             for linear, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        if q.is_cpu:  # the bfloat16 kernel's backward pass is six times slower than the float32 one (torch 2.15)
+            with torch.autocast("cpu", enabled=False):
+                x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, dropout)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, mask, dropout)
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
 
@@ -66,8 +78,11 @@ class EncoderLayer(nn.Module):
         self.residual_1, self.residual_2 = (Residual(d_model, dropout, pre_norm) for _ in range(2))
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.residual_1(x, lambda x: self.attention(x + position, x + position, x, mask))
-        return self.residual_2(x, self.feed_forward)
+        def attend(x: Tensor) -> Tensor:
+            query = x + position
+            return self.attention(query, query, x, mask)
+
+        return self.residual_2(self.residual_1(x, attend), self.feed_forward)
 
 
 class DecoderLayer(nn.Module):
@@ -79,8 +94,14 @@ class DecoderLayer(nn.Module):
         self.residual_1, self.residual_2, self.residual_3 = (Residual(d_model, dropout, pre_norm) for _ in range(3))
 
     def forward(self, x: Tensor, query: Tensor, memory_key: Tensor, memory: Tensor) -> Tensor:
-        x = self.residual_1(x, lambda x: self.self_attention(x + query, x + query, x))
-        x = self.residual_2(x, lambda x: self.cross_attention(x + query, memory_key, memory))
+        def attend_to_chunk(x: Tensor) -> Tensor:
+            step = x + query
+            return self.self_attention(step, step, x)
+
+        def attend_to_memory(x: Tensor) -> Tensor:
+            return self.cross_attention(x + query, memory_key, memory)
+
+        x = self.residual_2(self.residual_1(x, attend_to_chunk), attend_to_memory)
         return self.residual_3(x, self.feed_forward)
 
 

@@ -1,14 +1,14 @@
 """From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.request import Request, urlopen
 
 import huggingface_hub
 import timm
 import torch
 from einops import rearrange
+from huggingface_hub.utils import get_session
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -27,9 +27,11 @@ class CameraEncoder(nn.Module):
     Args:
         cameras: name → (height, width).
         d_model: width of a token, a multiple of 4.
-        shared: one backbone for all cameras, or one each.
-        backbone: the settings of `make_backbone`.
-        pretrained: False builds the same network without its weights, to be filled in from a checkpoint.
+        backbones: networks from `make_backbone`: one for all cameras, or one each.
+        frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
+
+    Raises:
+        ConfigError: a backbone cannot work on frames of a camera's size.
     """
 
     mean: Tensor
@@ -38,47 +40,37 @@ class CameraEncoder(nn.Module):
     camera_of_token: Tensor
 
     def __init__(
-        self,
-        cameras: Mapping[str, tuple[int, int]],
-        d_model: int,
-        *,
-        shared: bool,
-        backbone: Mapping[str, Any],
-        pretrained: bool,
+        self, cameras: Mapping[str, tuple[int, int]], d_model: int, backbones: Sequence[nn.Module], frozen_norm: bool
     ):
         super().__init__()
         self.cameras = dict(cameras)
-        sizes = dict.fromkeys(self.cameras.values())  # unique, in order
-        by_size = [[name for name in self.cameras if self.cameras[name] == size] for size in sizes]
-        self.groups = by_size if shared else [[name] for name in self.cameras]  # cameras of one backbone call
-        self.backbones = nn.ModuleList(
-            make_backbone(**backbone, pretrained=pretrained) for _ in range(1 if shared else len(self.cameras))
-        )
-        self.projections = nn.ModuleList(nn.Linear(net.feature_info.channels()[0], d_model) for net in self.backbones)
-        self.frozen_norms = _batch_norms(self.backbones) if backbone["weights"] == "imagenet" else []
+        self.backbones = nn.ModuleList(backbones)
+        self.frozen_norms = [m for m in self.backbones.modules() if frozen_norm and isinstance(m, nn.BatchNorm2d)]
         for norm in self.frozen_norms:
             norm.requires_grad_(False)
-        self.camera_embedding = nn.Embedding(len(self.cameras), d_model) if len(self.cameras) > 1 else None
-        self._add_buffers(d_model)
 
-    def _add_buffers(self, d_model: int) -> None:
-        def constant(name: str, value: Tensor) -> None:
-            self.register_buffer(name, value, persistent=False)
+        names, shared = list(cameras), len(backbones) == 1
+        sizes = dict.fromkeys(cameras.values())  # unique, in order
+        same_size = [[name for name in names if cameras[name] == size] for size in sizes]
+        self.groups = same_size if shared else [[name] for name in names]  # the cameras of each backbone call
+        self.backbone_of_group = [0 if shared else i for i in range(len(self.groups))]
 
-        constant("mean", 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
-        constant("std", 255 * torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
-        positions, owners = [], []
-        self.eval()  # a blank frame tells how large the feature map is; it must not touch running statistics
-        for i, group in enumerate(self.groups):
-            blank = torch.zeros(1, *self.cameras[group[0]], 3, dtype=torch.uint8)
-            with torch.no_grad():
-                height, width = self._features(i, blank).shape[-2:]
-            for name in group:
-                positions.append(sinusoid_2d(height, width, d_model))
-                owners += [list(self.cameras).index(name)] * (height * width)
+        channels, positions, owners = [], [], []
+        for i, group in zip(self.backbone_of_group, self.groups, strict=True):
+            c, h, w = feature_map_shape(backbones[i], cameras[group[0]])
+            channels.append(c)
+            positions += [sinusoid_2d(h, w, d_model)] * len(group)
+            owners += [name for name in group for _ in range(h * w)]
+        self.projections = nn.ModuleList(nn.Linear(c, d_model) for c, _ in zip(channels, backbones, strict=False))
+        self.camera_embedding = nn.Embedding(len(names), d_model) if len(names) > 1 else None
+        self._constant("position", torch.cat(positions))  # (L, d_model)
+        self._constant("camera_of_token", torch.tensor([names.index(owner) for owner in owners]))  # (L,)
+        self._constant("mean", 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
+        self._constant("std", 255 * torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
         self.train()
-        constant("position", torch.cat(positions))  # (L, d_model)
-        constant("camera_of_token", torch.tensor(owners))  # (L,)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
 
     def train(self, mode: bool = True) -> "CameraEncoder":
         super().train(mode)
@@ -92,86 +84,118 @@ class CameraEncoder(nn.Module):
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
-        for name, size in self.cameras.items():
-            if name not in images:
-                raise ConfigError(f"the policy looks at camera {name}, given only: {', '.join(images) or 'none'}")
-            if images[name].shape[1:] != (*size, 3):
-                height, width = size
-                given = tuple(images[name].shape)
-                raise ConfigError(f"camera {name} has shape {given}, the policy needs (B, {height}, {width}, 3)")
+        self._check(images)
         tokens = []
-        for i, group in enumerate(self.groups):
+        for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             frames = torch.cat([images[name] for name in group])
-            features = rearrange(self._features(i, frames), "(n b) c h w -> b (n h w) c", n=len(group))
-            tokens.append(self.projections[i % len(self.projections)](features))
+            # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
+            x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
+            features = rearrange(self.backbones[i](x)[0], "(n b) c h w -> b (n h w) c", n=len(group))
+            tokens.append(self.projections[i](features))
         position = self.position
         if self.camera_embedding is not None:
             position = position + self.camera_embedding(self.camera_of_token)
         return torch.cat(tokens, dim=1), position
 
-    def _features(self, group: int, frames: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) → (B, C, h, w). The permuted view of (H, W, 3) frames is channels-last without a copy."""
-        x = (rearrange(frames, "b h w c -> b c h w").float() - self.mean) / self.std
-        return self.backbones[group % len(self.backbones)](x)[0]
+    def _check(self, images: Mapping[str, Tensor]) -> None:
+        for name, (height, width) in self.cameras.items():
+            if name not in images:
+                raise ConfigError(f"the policy looks at camera {name}, given only: {', '.join(images) or 'none'}")
+            if images[name].shape[1:] != (height, width, 3):
+                given = tuple(images[name].shape)
+                raise ConfigError(f"frames of camera {name} are {given}, the policy needs (B, {height}, {width}, 3)")
 
 
-def make_backbone(name: str, weights: Literal["imagenet", "none"], width: float, stride: int, pretrained: bool) -> Any:
-    """A timm network cut off after the feature map at `stride`: (B, 3, H, W) → [(B, C, about H / stride, W / stride)].
+def make_backbone(
+    name: str, weights: Literal["imagenet", "none"], *, stride: int, width: float = 1.0, pretrained: bool = True
+) -> nn.Module:
+    """A timm network cut off after one feature map: (B, 3, H, W) → [(B, C, about H / stride, about W / stride)].
 
     Args:
         name: a timm model.
         weights: "imagenet" pretrained, or "none".
+        stride: of the feature map; later layers are not built.
         width: multiplies the channels of a ResNet.
-        stride: of the feature map to use; later layers are not built.
-        pretrained: False leaves the "imagenet" weights to a checkpoint.
+        pretrained: False leaves the "imagenet" weights to a checkpoint, so that nothing is downloaded.
 
     Raises:
-        ConfigError: a setting this network does not have, or weights that cannot be downloaded.
+        ConfigError: a setting that this network does not have, or weights that cannot be downloaded.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "resnet34", "resnet50"]
-        raise ConfigError(f"unknown backbone {name!r}; close to it or usual: {', '.join(close)}")
+        raise ConfigError(f"unknown backbone {name!r}; timm has {', '.join(close)} and many more")
     settings: dict[str, Any] = {"features_only": True}
     if width != 1:
         settings["channels"] = tuple(max(8, round(n * width)) for n in (64, 128, 256, 512))
+        settings["stem_width"] = settings["channels"][0] // 2  # of stems made of three convolutions
     try:
         with torch.device("meta"):  # only to learn which feature maps there are
-            strides = timm.create_model(name, **settings).feature_info.reduction()
+            net: Any = timm.create_model(name, **settings)
+        strides = net.feature_info.reduction()
     except (TypeError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"backbone {name} with width {width:g} cannot give feature maps: {reason}") from error
+        raise ConfigError(f"backbone {name} with width {width:g} gives no feature maps ({reason})") from error
     if stride not in strides:
         known = ", ".join(str(s) for s in strides)
         raise ConfigError(f"backbone {name} has no feature map at stride {stride}; it has {known}")
     settings["out_indices"] = (strides.index(stride),)
     download = pretrained and weights == "imagenet"
     net = _pretrained(name, settings) if download else timm.create_model(name, **settings)
+    if width < 1 and isinstance(net.conv1, nn.Conv2d):
+        _narrow_stem(net, settings["channels"][0])
     return net.to(memory_format=torch.channels_last)
 
 
-def _pretrained(name: str, settings: dict[str, Any]) -> Any:
-    hint = "use --backbone-weights none to train it from scratch"
-    hub_id = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).hf_hub_id
-    if hub_id is None:
-        raise ConfigError(f"backbone {name} has no pretrained weights; {hint}")
-    cached = huggingface_hub.try_to_load_from_cache(hub_id, "model.safetensors")
+def feature_map_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(C, h, w) of the features of a frame of `size` (height, width), found out on a blank one.
+
+    Raises:
+        ConfigError: the network cannot work on this size, or does not answer with maps.
+    """
+    mode = backbone.training
     try:
-        if isinstance(cached, str):
-            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": cached}, **settings)
-        _probe(hub_id)
-        return timm.create_model(name, pretrained=True, **settings)
-    except Exception as error:  # the hub's client, urllib, the file system and timm each raise their own
+        with torch.no_grad():
+            shape = backbone.eval()(torch.zeros(1, 3, *size))[0].shape
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the backbone cannot work on {size[0]}x{size[1]} frames ({reason}); try resnet18") from error
+    channels: Any = backbone.feature_info
+    if shape[1] != channels.channels()[0]:
+        raise ConfigError("the backbone gives its features in another order than (C, h, w); try resnet18")
+    backbone.train(mode)
+    return shape[1], shape[2], shape[3]
+
+
+def _narrow_stem(net: Any, channels: int) -> None:
+    """Keeps the first channels of the 7 × 7 stem, whose 64 timm does not scale: the dearest layer of a small net."""
+    block = net.layer1[0]
+    net.conv1.weight = nn.Parameter(net.conv1.weight.detach()[:channels].clone())
+    net.conv1.out_channels = channels
+    net.bn1 = nn.BatchNorm2d(channels)
+    for conv in (block.conv1, *(child for child in block.downsample if isinstance(child, nn.Conv2d))):
+        conv.weight = nn.Parameter(conv.weight.detach()[:, :channels].clone())
+        conv.in_channels = channels
+
+
+def _pretrained(name: str, settings: dict[str, Any]) -> Any:
+    """The network with ImageNet weights, from the hub's cache or else from the hub."""
+    hint = "use --backbone-weights none to train it from scratch"
+    card = timm.get_pretrained_cfg(name)
+    if card is None or card.hf_hub_id is None:
+        raise ConfigError(f"backbone {name} has no pretrained weights; {hint}")
+    try:
+        file = huggingface_hub.try_to_load_from_cache(card.hf_hub_id, "model.safetensors")
+        if not isinstance(file, str):
+            _probe(card.hf_hub_id)
+        overlay = {"file": file} if isinstance(file, str) else {}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    except Exception as error:  # the hub's client, the file system and timm each raise their own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"cannot get the ImageNet weights of {name} ({reason}); {hint}") from error
 
 
 def _probe(hub_id: str) -> None:
-    """Fails at once where the hub cannot be reached."""
+    """Fails at once where the hub does not answer."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set and the weights are not in the cache")
-    page = f"{huggingface_hub.constants.ENDPOINT}/{hub_id}/resolve/main/config.json"
-    urlopen(Request(page, method="HEAD"), timeout=PROBE_TIMEOUT).close()
-
-
-def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+        raise ConnectionError("HF_HUB_OFFLINE is set and the weights are not in the cache")
+    get_session().head(f"{huggingface_hub.constants.ENDPOINT}/{hub_id}", timeout=PROBE_TIMEOUT)
