@@ -12,7 +12,8 @@ network wants instead, the policy does itself. Targets of real-robot episodes be
 (`Episode.action_offset`).
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +27,6 @@ from act.device import free_memory
 from act.errors import ConfigError
 from act.policies.base import Batch, Observation
 from demos.episode import Episode, check_dataset, find_episodes
-
-CACHES = ("auto", "device", "ram", "none")
 
 
 class ChunkDataset:
@@ -101,6 +100,10 @@ class ChunkDataset:
         train = {key: value[self.train.to(value.device)].double() for key, value in values.items() if value is not None}
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 
+    def checksum(self) -> int:
+        """Of all actions in order: tells whether a folder still holds the same episodes."""
+        return zlib.crc32(self.action.cpu().numpy())
+
     def frame_bytes(self) -> int:
         """Bytes of all frames of the chosen cameras, decoded."""
         return len(self.qpos) * sum(3 * h * w for h, w in (self.spec.cameras[name] for name in self.cameras))
@@ -171,7 +174,9 @@ class ChunkDataset:
             name: torch.from_numpy(np.stack([episode.frame(name, t) for episode, t in where])) for name in self.cameras
         }
 
-    def batches(self, order: "ShuffledStarts", first: int, last: int, device: torch.device, num_workers: int = 2):
+    def batches(
+        self, order: "ShuffledStarts", first: int, last: int, device: torch.device, num_workers: int = 2
+    ) -> Iterator[Batch]:
         """Batches first … last - 1 of `order` on `device`; read ahead by worker processes where nothing is cached."""
         pin = device.type == "cuda"
         if self.frames is not None:

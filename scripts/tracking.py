@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-import wandb
-
 Mode = Literal["offline", "online", "disabled"]
 
 
@@ -33,6 +31,8 @@ class Tracker:
         self._run, self._folder = None, folder
         if mode == "disabled":
             return
+        import wandb  # takes a second, which nobody should wait for who does not use it
+
         if mode == "online" and not logged_in():
             print("W&B: no login found (run `wandb login`), so this run stays offline")
             mode = "offline"
@@ -51,8 +51,8 @@ class Tracker:
             print(f"W&B: cannot be reached ({error}), so this run stays offline")
             self._run = wandb.init(mode="offline", **settings)
         self._run.define_metric("*", step_metric="step")  # W&B's own counter would drop what a resumed run repeats
-        where = self._run.url or f"offline; upload it with: wandb sync {Path(self._run.dir).parent}"
-        print(f"W&B: {where}")
+        offline = f"offline; upload it with: wandb sync {Path(self._run.dir).parent}"
+        print(f"W&B: {offline if self._run.offline else self._run.url}")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One record of metrics; "step" is the training step that it belongs to."""
@@ -62,13 +62,17 @@ class Tracker:
     def log_videos(self, step: int, videos: Mapping[str, Path]) -> None:
         """Name → video file."""
         if self._run is not None:
-            media = {f"videos/{name}": wandb.Video(str(path), format="mp4") for name, path in videos.items()}
+            from wandb import Video
+
+            media = {f"videos/{name}": Video(str(path), format="mp4") for name, path in videos.items()}
             self._run.log({"step": step, **media})
 
     def log_table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with equal keys: results by seed, say."""
         if self._run is not None and rows:
-            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            from wandb import Table
+
+            table = Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
             self._run.log({"step": step, name: table})
 
     def __enter__(self) -> "Tracker":

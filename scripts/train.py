@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +20,7 @@ from tyro.conf import OmitArgPrefixes
 
 from act.agent import PolicyAgent
 from act.checkpoint import check_env_matches
-from act.chunking import OpenLoop
+from act.chunking import RecedingHorizon
 from act.curves import plot_curves
 from act.dataset import ChunkDataset
 from act.device import pick_device
@@ -115,7 +114,8 @@ def main(args: Args) -> int:
     policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
     policy.normalizer.fit(dataset.stats())
 
-    settings = args.settings() | {"episodes": len(dataset.episodes), "spec": dataset.spec.to_dict()}
+    settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
+    settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
     free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
     folder.claim(settings, args.resume, free)
     print(
@@ -148,7 +148,8 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
     import gymnasium as gym  # the simulator is loaded only where it is used
 
     from demos.record import spec_of
-    from envs.rollout import evaluate, make_vector_env
+    from envs.results import evaluate, summarize
+    from envs.rollout import make_vector_env
 
     names = spec.cameras if args.policy.cameras is None else args.policy.cameras
     cameras = {name: spec.cameras[name] for name in names}
@@ -160,12 +161,9 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
 
     def success(policy: Policy) -> dict[str, float]:
         check_env_matches(policy, env_spec)
-        results = evaluate(venv, PolicyAgent(policy, OpenLoop(policy.chunk_size)), seeds)
-        return {
-            "success_rate": mean(result.success for result in results),
-            "success_rate_published": mean(result.success_published for result in results),
-            "highest_stage": mean(result.highest_stage for result in results),
-        }
+        executor = RecedingHorizon(policy.chunk_size, -(-policy.chunk_size // 2))  # as scripts/rollout.py by default
+        summary = summarize(evaluate(venv, PolicyAgent(policy, executor), seeds))
+        return {name: summary[name] for name in ("success_rate", "success_rate_published", "mean_jerk")}
 
     return success
 
