@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from huggingface_hub.utils import get_session
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.resnet import downsample_conv
 from torch import Tensor, nn
 
 from act.errors import ConfigError
@@ -168,13 +169,13 @@ def feature_map_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, 
 
 def _narrow_stem(net: Any, channels: int) -> None:
     """Keeps the first channels of the 7 × 7 stem, whose 64 timm does not scale: the dearest layer of a small net."""
-    block = net.layer1[0]
-    net.conv1.weight = nn.Parameter(net.conv1.weight.detach()[:channels].clone())
-    net.conv1.out_channels = channels
+    stem, block = net.conv1, net.layer1[0]
+    stem.weight = nn.Parameter(stem.weight.detach()[:channels].clone())
+    stem.out_channels = block.conv1.in_channels = channels
     net.bn1 = nn.BatchNorm2d(channels)
-    for conv in (block.conv1, *(child for child in block.downsample if isinstance(child, nn.Conv2d))):
-        conv.weight = nn.Parameter(conv.weight.detach()[:, :channels].clone())
-        conv.in_channels = channels
+    block.conv1.weight = nn.Parameter(block.conv1.weight.detach()[:, :channels].clone())
+    out = getattr(block, "conv3", block.conv2).out_channels
+    block.downsample = None if out == channels else downsample_conv(channels, out, kernel_size=1)
 
 
 def _pretrained(name: str, settings: dict[str, Any]) -> Any:

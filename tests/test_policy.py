@@ -1,0 +1,307 @@
+"""The laws of ACT: what must hold whatever the weights are."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from einops import repeat
+from tiny_policy import BLIND, SPEC, TINY, make, make_batch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from act.errors import ConfigError
+from act.normalizer import MIN_STD, Normalizer
+from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, act, make_policy, policy_name
+from act.policies.transformer import Attention, Encoder, sinusoid_1d, sinusoid_2d
+from demos.episode import ALOHA_JOINTS, EpisodeSpec
+
+
+def losses_and_gradients(policy: ACTPolicy, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+    torch.manual_seed(1)
+    policy.zero_grad()
+    losses = policy(batch)
+    losses["loss"].backward()
+    return {name: value.item() for name, value in losses.items()}, {
+        name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None
+    }
+
+
+def test_kl_equals_torch_distributions():
+    mu, logvar = torch.randn(5, 8), torch.randn(5, 8)
+    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(act.kl_divergence(mu, logvar), expected)
+
+
+def test_loss_is_l1_plus_weighted_kl_summed_over_the_latent_and_averaged_over_the_batch():
+    policy, batch = make(), make_batch()
+    losses = policy(batch)
+    figures = policy.diagnostics(batch)
+    per_dim = [value for name, value in figures.items() if name.startswith("kl_dim/")]
+    assert len(per_dim) == TINY.latent_dim
+    assert losses["kl"].item() == pytest.approx(sum(per_dim), rel=1e-5)
+    torch.testing.assert_close(losses["loss"], losses["l1"] + TINY.kl_weight * losses["kl"])
+
+
+def test_masked_l1_is_the_mean_over_valid_cells():
+    prediction, target, is_pad = torch.randn(4, 6, 14), torch.randn(4, 6, 14), torch.rand(4, 6) < 0.5
+    expected = (prediction - target).abs()[~is_pad].mean()
+    torch.testing.assert_close(act.masked_l1(prediction, target, is_pad), expected)
+    assert act.masked_l1(prediction, target, torch.ones(4, 6, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_padded_actions_move_neither_loss_nor_gradient(garbage: float, pre_norm: bool):
+    policy, batch = make(replace(BLIND, pre_norm=pre_norm, n_style_layers=2)), make_batch()
+    spoiled = copy.deepcopy(batch)
+    spoiled.action[batch.is_pad] = garbage
+    assert batch.is_pad.any()
+    (losses, gradients), (losses_2, gradients_2) = (losses_and_gradients(policy, b) for b in (batch, spoiled))
+    assert losses == losses_2
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, gradients_2[name]), name
+
+
+def test_padding_a_chunk_does_not_change_the_posterior_of_what_remains():
+    """The key-padding mask at work: a chunk cut short by padding is encoded as if the rest were not there."""
+    encoder = Encoder(2, 16, 2, 32, 0.0, False)
+    x, position = torch.randn(2, 9, 16), torch.randn(9, 16)
+    is_pad = repeat(torch.arange(9) >= 6, "l -> b l", b=2)
+    torch.testing.assert_close(encoder(x, position, is_pad)[:, :6], encoder(x[:, :6], position[:6]))
+
+
+def test_every_parameter_receives_gradient_at_any_depth():
+    policy = make(replace(TINY, n_decoder_layers=3, n_encoder_layers=2, n_style_layers=2, use_env_state=True))
+    _, gradients = losses_and_gradients(policy, make_batch())
+    assert gradients.keys() == {name for name, p in policy.named_parameters() if p.requires_grad}
+    for i in range(3):
+        layer = [g for name, g in gradients.items() if name.startswith(f"decoder.layers.{i}.")]
+        assert sum(g.abs().sum() for g in layer) > 0
+        feed_forward = gradients[f"decoder.layers.{i}.feed_forward.0.weight"]
+        assert feed_forward.abs().sum() > 0
+
+
+@pytest.mark.parametrize("config", [BLIND, TINY, replace(BLIND, use_vae=False)], ids=["blind", "images", "no vae"])
+def test_one_batch_can_be_overfitted(config: ACTConfig):
+    policy, batch = make(replace(config, kl_weight=0.1)), make_batch()
+    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
+    first = policy(batch)["l1"].item()
+    for _ in range(120):
+        loss = policy(batch)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert policy(batch)["l1"].item() < 0.2 * first
+    error = (policy.eval().predict(batch.observation) - batch.action).abs()[~batch.is_pad].mean()
+    assert error < 0.4 * first  # with z = 0, and running statistics in place of the batch's
+
+
+def test_ablation_without_vae_has_no_style_encoder_and_no_kl():
+    policy = make(replace(TINY, use_vae=False))
+    assert not any("style" in name or "latent" in name for name in policy.state_dict())
+    losses = policy(make_batch())
+    assert losses["kl"] == 0
+    assert torch.equal(losses["loss"], losses["l1"])
+    assert policy.diagnostics(make_batch()).keys() == {"l1_z0"}
+
+
+def test_inference_is_deterministic_and_does_not_see_actions():
+    policy, batch = make(replace(TINY, dropout=0.1)).eval(), make_batch()
+    state = torch.get_rng_state()
+    actions = policy.predict(batch.observation)
+    assert actions.shape == (3, TINY.chunk_size, 14)
+    assert torch.equal(actions, policy.predict(batch.observation))
+    assert torch.equal(state, torch.get_rng_state()), "inference must draw nothing"
+    assert not actions.requires_grad
+
+
+def test_predictions_are_in_physical_units():
+    policy, batch = make(BLIND).eval(), make_batch()
+    before = policy.predict(batch.observation)
+    mean, std = np.linspace(-1, 1, 14), np.linspace(0.1, 2, 14)
+    unit = (np.zeros(14), np.ones(14))
+    policy.normalizer.fit({"qpos": unit, "action": (mean, std), "env_state": (np.zeros(7), np.ones(7))})
+    expected = before * torch.tensor(std).float() + torch.tensor(mean).float()
+    torch.testing.assert_close(policy.predict(batch.observation), expected)
+
+
+def test_evaluation_losses_are_deterministic_and_z0_is_what_inference_does():
+    policy, batch = make(BLIND).eval(), make_batch()
+    first, second = (policy(batch) for _ in range(2))
+    assert torch.equal(first["loss"], second["loss"])
+    error = (policy.predict(batch.observation) - batch.action).abs()[~batch.is_pad].mean()
+    assert policy.diagnostics(batch)["l1_z0"] == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_active_units_count_the_dimensions_that_vary():
+    policy, batch = make(BLIND), make_batch(16)
+    assert policy.diagnostics(batch)["active_units"] > 0
+    nn.init.zeros_(policy.latent_head.weight)
+    nn.init.zeros_(policy.latent_head.bias)
+    collapsed = policy.diagnostics(batch)
+    assert collapsed["active_units"] == 0
+    assert collapsed["posterior_std"] == 1
+    assert [collapsed[f"kl_dim/{i:02d}"] for i in range(TINY.latent_dim)] == [0.0] * TINY.latent_dim
+
+
+def test_state_dict_round_trip_carries_the_normaliser():
+    policy, other = make(seed=0).eval(), make(seed=1).eval()
+    policy.normalizer.fit({"qpos": (np.ones(14), np.full(14, 2)), "action": (np.zeros(14), np.full(14, 3))})
+    observation = make_batch().observation
+    assert not torch.equal(policy.predict(observation), other.predict(observation))
+    other.load_state_dict(policy.state_dict())
+    assert torch.equal(policy.predict(observation), other.predict(observation))
+
+
+def test_a_copy_is_independent():
+    policy = make()
+    twin = copy.deepcopy(policy)
+    assert torch.equal(policy.eval().predict(make_batch().observation), twin.eval().predict(make_batch().observation))
+
+
+@pytest.mark.parametrize(("n_decoder_layers", "millions"), [(1, 52), (7, 84)])
+def test_parameter_counts_of_the_paper(n_decoder_layers: int, millions: int):
+    spec = EpisodeSpec(ALOHA_JOINTS, {"top": (480, 640)})
+    config = ACTConfig(n_decoder_layers=n_decoder_layers, backbone_weights="none")
+    assert (config.d_model, config.n_heads, config.ffn_dim, config.chunk_size) == (512, 8, 3200, 100)
+    count = sum(parameter.numel() for parameter in ACTPolicy(config, spec).parameters())
+    assert round(count / 1e6) == millions
+
+
+@pytest.mark.parametrize("config", [TINY, replace(BLIND, pre_norm=True)], ids=["images", "blind"])
+def test_bfloat16_autocast_is_close_to_float32(config: ACTConfig):
+    policy, batch = make(config), make_batch()
+    exact, exact_gradients = losses_and_gradients(policy, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, gradients = losses_and_gradients(policy, batch)
+        actions = policy.eval().predict(batch.observation)
+    assert rounded["l1"] == pytest.approx(exact["l1"], rel=0.02)
+    assert rounded["kl"] == pytest.approx(exact["kl"], rel=0.02)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    a, b = (torch.cat([g.flatten() for g in gs.values()]) for gs in (exact_gradients, gradients))
+    assert torch.cosine_similarity(a, b, dim=0) > 0.98
+    assert actions.dtype == torch.float32
+    torch.testing.assert_close(actions, policy.predict(batch.observation), rtol=0, atol=0.05)
+
+
+def test_attention_equals_the_textbook():
+    attention = Attention(16, 2, dropout=0.0)
+    query, key, value = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
+    reference = nn.MultiheadAttention(16, 2, batch_first=True)
+    parts = (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        reference.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        reference.out_proj.load_state_dict(attention.out.state_dict())
+    torch.testing.assert_close(attention(query, key, value), reference(query, key, value)[0])
+
+
+def test_sinusoids():
+    table = sinusoid_1d(50, 8)
+    assert table.shape == (50, 8)
+    torch.testing.assert_close(table[3, :2], torch.tensor([np.sin(3.0), np.cos(3.0)], dtype=torch.float32))
+    torch.testing.assert_close(table[3, 2], torch.tensor(3 / 10000 ** (2 / 8)).sin())
+    small, large = sinusoid_2d(3, 4, 16), sinusoid_2d(6, 8, 16)
+    assert small.shape == (12, 16)
+    assert len(torch.unique(small.round(decimals=4), dim=0)) == 12, "every place has its own code"
+    torch.testing.assert_close(small[-1], large[-1])  # normalised: corners agree whatever the size
+
+
+def test_normaliser_round_trip_and_clipped_std():
+    normalizer = Normalizer({"qpos": 3})
+    x = torch.randn(5, 3)
+    assert torch.equal(normalizer.normalize("qpos", x), x), "the identity until it is fitted"
+    normalizer.fit({"qpos": ([1.0, 2.0, 3.0], [2.0, 0.0, 0.5]), "unused": ([0.0], [1.0])})
+    torch.testing.assert_close(normalizer.unnormalize("qpos", normalizer.normalize("qpos", x)), x)
+    assert normalizer.state_dict()["qpos_std"].tolist() == pytest.approx([2.0, MIN_STD, 0.5])
+    assert normalizer.normalize("qpos", torch.tensor([3.0, 2.01, 3.0])).tolist() == pytest.approx([1, 1, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stats", "message"),
+    [
+        ({"action": ([0.0], [1.0])}, "no statistics of 'qpos': given ['action'], needed ['qpos']"),
+        ({"qpos": ([0.0], [1.0])}, "statistics of 'qpos' have shapes (1,) and (1,), needed (2,)"),
+        (
+            {"qpos": ([0.0, np.nan], [1.0, 1.0])},
+            "statistics of 'qpos' are not finite: check the demonstrations for NaN",
+        ),
+    ],
+)
+def test_bad_statistics_are_refused(stats: dict, message: str):
+    with pytest.raises(ConfigError) as error:
+        Normalizer({"qpos": 2}).fit(stats)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk_size": 0}, "chunk_size is 0; it must be positive"),
+        ({"n_decoder_layers": -1}, "n_decoder_layers is -1; it must be positive"),
+        ({"d_model": 30, "n_heads": 8}, "d_model is 30 with 8 heads; it must be a multiple of 4 and of n_heads"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
+        ({"kl_weight": -1.0}, "kl_weight is -1.0; it must not be negative"),
+        ({"backbone_lr": -1e-4}, "backbone_lr is -0.0001; it must not be negative"),
+        ({"backbone_weights": "coco"}, "backbone_weights is 'coco'; choose imagenet or none"),
+        (
+            {"backbone_weights": "imagenet", "backbone_width": 0.5},
+            "backbone_width is 0.5, but ImageNet weights exist only for width 1; use --backbone-weights none",
+        ),
+        ({"cameras": ()}, "the policy would be blind: give it cameras or --use-env-state"),
+    ],
+)
+def test_impossible_configs_are_refused_when_built(settings: dict, message: str):
+    with pytest.raises(ConfigError) as error:
+        replace(TINY, **settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec", "message"),
+    [
+        ({"cameras": ("top", "wrist")}, {}, "the episodes have no camera wrist; they have: top, left, right"),
+        (
+            {"use_env_state": True},
+            {"env_state_dim": 0},
+            "--use-env-state needs object poses (env_state), and the episodes have none",
+        ),
+        ({}, {"cameras": {}}, "the episodes have no cameras: use --use-env-state to learn from object poses"),
+        ({"backbone": "resnet81"}, {}, "unknown backbone 'resnet81'; timm has resnet18, resnet61q, resnet51q and many"),
+        ({"backbone_stride": 64}, {}, "backbone resnet18 has no feature map at stride 64; it has 2, 4, 8, 16, 32"),
+        ({"backbone": "regnetx_002"}, {}, "backbone regnetx_002 with width 0.125 gives no feature maps (RegNet"),
+        (
+            {"backbone": "swin_tiny_patch4_window7_224", "backbone_width": 1.0},
+            {"cameras": {"top": (48, 64)}},
+            "the backbone cannot work on 48x64 frames (Input height (48) doesn't match model (224).); try resnet18",
+        ),
+    ],
+)
+def test_configs_that_do_not_fit_the_episodes_are_refused(settings: dict, spec: dict, message: str):
+    with pytest.raises(ConfigError) as error:
+        ACTPolicy(replace(TINY, **settings), replace(SPEC, **spec))
+    assert str(error.value).startswith(message)
+
+
+def test_observations_that_do_not_fit_are_refused():
+    policy, observation = make().eval(), make_batch().observation
+    with pytest.raises(ConfigError, match="the policy looks at camera top, given only: left"):
+        policy.predict(replace(observation, images={"left": observation.images["left"]}))
+    small = observation.images | {"left": torch.zeros(3, 24, 32, 3, dtype=torch.uint8)}
+    with pytest.raises(ConfigError, match=r"frames of camera left are \(3, 24, 32, 3\), the policy needs \(B, 48, 64"):
+        policy.predict(replace(observation, images=small))
+    with pytest.raises(ConfigError, match=r"the policy looks at object poses \(env_state\), given none"):
+        make(BLIND).predict(replace(observation, env_state=None))
+
+
+def test_registry_builds_each_policy_from_its_config():
+    for name, (config_type, policy_type) in POLICIES.items():
+        assert policy_name(config_type()) == name
+        assert issubclass(policy_type, nn.Module)
+    policy = make_policy(BLIND, SPEC)
+    assert isinstance(policy, ACTPolicy)
+    assert (policy.chunk_size, policy.cameras, policy.uses_env_state) == (6, (), True)
+    assert make_policy(TINY, SPEC).cameras == ("top", "left", "right")
+    assert ACTConfig(cameras=["top"]).cameras == ("top",), "a config read from JSON"  # pyright: ignore

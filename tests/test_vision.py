@@ -1,0 +1,195 @@
+"""Cameras become tokens: any number, any size, pretrained or not."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from tiny_policy import BLIND, SPEC, TINY, make, make_batch
+from torch import Tensor, nn
+
+from act.errors import ConfigError
+from act.policies import ACTConfig, ACTPolicy, make_policy, vision
+from act.policies.vision import CameraEncoder
+
+PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
+
+
+def make_encoder(config: ACTConfig = TINY) -> CameraEncoder:
+    encoder = make(config).vision
+    assert encoder is not None
+    return encoder
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("cameras", [("top",), ("top", "left"), ("right", "top"), ("top", "right", "left")])
+def test_any_cameras_of_any_size(shared: bool, cameras: tuple[str, ...]):
+    policy, batch = make(replace(TINY, cameras=cameras, shared_backbone=shared)), make_batch()
+    policy(batch)["loss"].backward()
+    assert policy.predict(batch.observation).shape == (3, 6, 14)
+    encoder = policy.vision
+    assert encoder is not None
+    assert len(encoder.backbones) == len(encoder.projections) == (1 if shared else len(cameras))
+    tokens, position = encoder(batch.observation.images)
+    n_tokens = sum({"right": 3 * 3}.get(name, 3 * 4) for name in cameras)  # 45 × 37 and 48 × 64 at stride 16
+    assert tokens.shape == (3, n_tokens, 32)
+    assert position.shape == (n_tokens, 32)
+
+
+def test_cameras_in_one_call_equal_cameras_one_by_one():
+    encoder = make_encoder(replace(TINY, cameras=("top", "right", "left"))).eval()
+    images = make_batch().observation.images
+    tokens, position = encoder(images)
+    assert encoder.groups == [["top", "left"], ["right"]]
+    assert encoder.camera_embedding is not None
+    embedding = dict(zip(("top", "right", "left"), encoder.camera_embedding.weight, strict=True))
+    start = 0
+    for name in ("top", "left", "right"):
+        alone = make_encoder(replace(TINY, cameras=(name,))).eval()
+        alone.load_state_dict({key: encoder.state_dict()[key] for key in alone.state_dict()})
+        own_tokens, own_position = alone(images)
+        part = slice(start, start + len(own_position))
+        torch.testing.assert_close(tokens[:, part], own_tokens, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(position[part], own_position + embedding[name])
+        start = part.stop
+    assert start == len(position)
+
+
+def test_swapping_two_cameras_changes_the_answer():
+    policy, observation = make(replace(TINY, cameras=("top", "left"))).eval(), make_batch().observation
+    images = observation.images
+    swapped = replace(observation, images={"top": images["left"], "left": images["top"]})
+    assert not torch.allclose(policy.predict(observation), policy.predict(swapped))
+
+
+def test_images_are_normalised_as_imagenet_and_stay_channels_last():
+    encoder = make_encoder(replace(TINY, cameras=("top",)))
+    seen: list[Tensor] = []
+    encoder.backbones[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    frame = make_batch().observation.images["top"]
+    encoder({"top": frame})
+    expected = (frame.numpy() / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(seen[0].permute(0, 2, 3, 1).numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: int):
+    net = vision.make_backbone("resnet18", "none", stride=stride, width=0.25)
+    channels, height, width = vision.feature_map_shape(net, (64, 96))
+    assert (height, width) == (64 // stride, 96 // stride)
+    assert channels == {4: 16, 8: 32, 16: 64, 32: 128}[stride]
+    assert hasattr(net, "layer4") == (stride == 32)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d"])
+def test_width_narrows_every_layer_stem_included(name: str):
+    net = vision.make_backbone(name, "none", stride=16, width=0.25)
+    whole = vision.make_backbone(name, "none", stride=16)
+    for (layer, narrow), wide in zip(net.named_modules(), whole.modules(), strict=True):
+        if isinstance(narrow, nn.Conv2d) and isinstance(wide, nn.Conv2d):
+            assert narrow.out_channels * 4 == wide.out_channels, layer
+
+
+def test_frozen_norms_survive_training():
+    policy = ACTPolicy(replace(TINY, backbone="test_resnet", **PRETRAINED), SPEC, pretrained=False)
+    norms = {name: module for name, module in policy.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    before = copy.deepcopy(policy.state_dict())
+    optimiser = torch.optim.AdamW(policy.train().parameter_groups(lr=1e-2))
+    for _ in range(2):
+        policy(make_batch())["loss"].backward()
+        optimiser.step()
+    assert norms
+    assert not any(norm.training for norm in norms.values())
+    for key, value in policy.state_dict().items():
+        of_norm = key.rpartition(".")[0] in norms
+        if of_norm or key.endswith("conv1.weight"):
+            assert torch.equal(value, before[key]) == of_norm, key
+
+
+def test_live_norms_agree_between_training_and_evaluation_once_their_statistics_have_settled():
+    encoder, images = make_encoder(replace(TINY, cameras=("top",))), make_batch(8).observation.images
+    with torch.no_grad():
+        for _ in range(60):
+            trained, _ = encoder(images)
+        evaluated, _ = encoder.eval()(images)
+    assert (trained - evaluated).abs().mean() < 0.05 * trained.abs().mean()
+
+
+def test_backbone_learning_rate_makes_a_group_of_its_own():
+    policy = make(replace(TINY, backbone_lr=1e-5))
+    rest, backbone = policy.parameter_groups(lr=1e-3)
+    assert (rest["lr"], backbone["lr"]) == (1e-3, 1e-5)
+    assert policy.vision is not None
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in policy.vision.backbones.parameters()}
+    assert len(rest["params"]) + len(backbone["params"]) == len(list(policy.parameters()))
+    assert make().parameter_groups(lr=1e-3)[1]["lr"] == 1e-3
+    assert len(make(BLIND).parameter_groups(lr=1e-3)) == 1
+
+
+def test_cached_weights_are_used_without_the_network(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    donor = timm.create_model("test_resnet")
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(donor.state_dict(), file)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
+    monkeypatch.setattr(vision, "_probe", lambda _: pytest.fail("the network was asked"))
+    net = vision.make_backbone("test_resnet", "imagenet", stride=16)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, donor.state_dict()[name]), name
+
+
+def test_a_missing_download_names_the_flag_at_once(monkeypatch: pytest.MonkeyPatch):
+    class Offline:
+        def head(self, *_: Any, **__: Any) -> None:
+            raise ConnectionError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(vision, "get_session", Offline)
+    with pytest.raises(ConfigError) as error:
+        ACTPolicy(ACTConfig(), SPEC)
+    assert str(error.value) == (
+        "cannot get the ImageNet weights of resnet18 (ConnectionError: [Errno -2] Name or service not known); "
+        "use --backbone-weights none to train it from scratch"
+    )
+
+
+def test_a_download_that_breaks_off_names_the_flag_too(monkeypatch: pytest.MonkeyPatch):
+    create = timm.create_model
+
+    def breaks_off(*args: Any, pretrained: bool = False, **settings: Any) -> nn.Module:
+        if pretrained:
+            raise OSError("Consistency check failed: file should be of size 46807446 but has size 17\nretry")
+        return create(*args, **settings)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(vision, "_probe", lambda _: None)
+    monkeypatch.setattr(timm, "create_model", breaks_off)
+    with pytest.raises(ConfigError) as error:
+        vision.make_backbone("resnet18", "imagenet", stride=32)
+    assert str(error.value) == (
+        "cannot get the ImageNet weights of resnet18 (OSError: Consistency check failed: file should be of size "
+        "46807446 but has size 17); use --backbone-weights none to train it from scratch"
+    )
+
+
+def test_offline_mode_is_respected(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set and the weights are not in the cache\); use --back"):
+        vision.make_backbone("resnet18", "imagenet", stride=32)
+
+
+def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vision, "_pretrained", lambda *_: pytest.fail("weights were asked for"))
+    config = replace(TINY, backbone="test_resnet", **PRETRAINED)
+    policy, restored = (make_policy(config, SPEC, pretrained=False).eval() for _ in range(2))
+    restored.load_state_dict(policy.state_dict())
+    observation = make_batch().observation
+    assert torch.equal(policy.predict(observation), restored.predict(observation))
