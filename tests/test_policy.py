@@ -250,6 +250,7 @@ def test_bad_statistics_are_refused(stats: dict, message: str):
             {"backbone_weights": "imagenet", "backbone_width": 0.5},
             "backbone_width is 0.5, but ImageNet weights exist only for width 1; use --backbone-weights none",
         ),
+        ({"cameras": ("top", "left", "top")}, "cameras are top, left, top; name each only once"),
         ({"cameras": ()}, "the policy would be blind: give it cameras or --use-env-state"),
     ],
 )

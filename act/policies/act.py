@@ -11,7 +11,7 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
-- The mask keeps padded actions out of the style encoder altogether.
+- Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
 from dataclasses import dataclass
@@ -82,6 +82,8 @@ class ACTConfig:
     def __post_init__(self) -> None:
         if self.cameras is not None:
             object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
+            if len(set(self.cameras)) < len(self.cameras):
+                raise ConfigError(f"cameras are {', '.join(self.cameras)}; name each only once")
         widths = "d_model n_heads ffn_dim latent_dim backbone_width backbone_stride"
         for name in f"chunk_size n_style_layers n_encoder_layers n_decoder_layers {widths}".split():
             if not getattr(self, name) > 0:

@@ -49,7 +49,9 @@ class Batch:
 class Policy(nn.Module):
     """Base of every policy.
 
-    A subclass has one config dataclass and implements `forward` and `predict`; `act.policies.POLICIES` names it.
+    A subclass is built from (config, spec, *, pretrained=True), config being a dataclass of its own with a
+    `chunk_size`, and implements `forward` and `predict`. `act.policies.POLICIES` names it. With `pretrained=False` it
+    must not download anything: a checkpoint is about to fill in the weights.
 
     Attributes:
         spec: what the training episodes contained (joints, cameras with sizes, fps).
