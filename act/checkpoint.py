@@ -4,7 +4,7 @@ A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and
 
     format, policy, policy_config, spec     what to build: `load_policy` needs no more than the file
     weights, ema                            parameters and buffers, the normaliser's among them; ema where it was on
-    step, optimizer, rng, …                 what `act.train` needs to go on as if it had never stopped
+    step, optimizer, random, …              what `act.train` needs to go on as if it had never stopped
 """
 
 import io

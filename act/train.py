@@ -71,7 +71,7 @@ class Trainer:
         self.step = 0
         self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
         self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
-        torch.manual_seed(config.seed)
+        self.random: dict[str, Any] = {}  # states of torch's generators at the last checkpoint
         if folder.last.exists():
             self._load(read_checkpoint(folder.last, self.device))
             if self.step > config.steps:
@@ -85,6 +85,7 @@ class Trainer:
             ConfigError: the loss is no longer finite, or a file cannot be written.
         """
         config = self.config
+        self._restore_random()
         order = ShuffledStarts(self.dataset.train, config.batch_size, config.seed)
         batches = self.dataset.batches(order, self.step, config.steps, self.device, config.num_workers)
         forward = torch.compile(self.policy) if config.compile else self.policy
@@ -200,7 +201,7 @@ class Trainer:
 
     def _save(self, is_best: bool) -> None:
         self._check_finite()
-        cuda = self.device.type == "cuda"
+        cuda = {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
         ema = None if self.ema is None else self._inference_policy().state_dict()
         state = {
             **describe(self.policy),
@@ -211,8 +212,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "sums": self.sums,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "random": {"cpu": torch.get_rng_state()} | cuda,
         }
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
@@ -228,9 +228,14 @@ class Trainer:
                 "continue with that version, or start anew in another --out"
             ) from error
         self.step, self.best, self.sums = state["step"], state["best"], state["sums"]
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.random = state["random"]
+
+    def _restore_random(self) -> None:
+        torch.manual_seed(self.config.seed)
+        if "cpu" in self.random:
+            torch.set_rng_state(self.random["cpu"].cpu())
+        if "cuda" in self.random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.random["cuda"].cpu(), self.device)
 
 
 @torch.no_grad()

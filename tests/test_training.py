@@ -1,0 +1,364 @@
+"""Laws of training: what a step does depends on seed and number alone, and a kill costs no more than a few steps."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import BLIND, CONFIG, write_episodes
+
+from act.checkpoint import load_policy, read_checkpoint
+from act.dataset import ChunkDataset, ShuffledStarts
+from act.device import pick_device
+from act.errors import ConfigError
+from act.policies import Policy, make_policy
+from act.presets import PRESETS
+from act.run_folder import RunFolder, write_atomically
+from act.train import Trainer
+from act.train_config import TrainConfig
+from scripts import train as script
+
+ROOT = Path(__file__).parents[1]
+TRAIN = TrainConfig(
+    steps=24,
+    batch_size=4,
+    lr=1e-3,
+    schedule="cosine",
+    warmup_steps=3,
+    ema_decay=0.9,
+    log_every=4,
+    val_every=8,
+    save_every=10,
+    device="cpu",
+    dtype="float32",
+    num_workers=0,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"))
+
+
+def make_trainer(data: Path, out: Path, *, policy_settings=BLIND, evaluate=None, log=None, **settings) -> Trainer:
+    config = dataclasses.replace(TRAIN, **settings)
+    dataset = ChunkDataset(
+        data, CONFIG.chunk_size, cameras=(), use_env_state=True, val_fraction=config.val_fraction, seed=config.seed
+    )
+    dataset.cache("ram", torch.device("cpu"))
+    torch.manual_seed(config.seed)
+    policy = make_policy(dataclasses.replace(CONFIG, **policy_settings), dataset.spec)
+    policy.normalizer.fit(dataset.stats())
+    folder = RunFolder(out)
+    folder.claim({}, resume=True, free=set())
+    return Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log or (lambda record: None))
+
+
+def curve(folder: RunFolder | Path) -> list[dict[str, float]]:
+    """The metrics without what depends on the clock."""
+    history = RunFolder(folder).history() if isinstance(folder, Path) else folder.history()
+    return [{name: value for name, value in record.items() if "per_s" not in name} for record in history]
+
+
+def test_one_batch_can_be_learned_by_heart(data, tmp_path):
+    trainer = make_trainer(
+        data,
+        tmp_path,
+        policy_settings={**BLIND, "dropout": 0.0, "kl_weight": 0.01},
+        steps=400,
+        schedule="constant",
+        lr=3e-3,
+        val_fraction=0,
+        save_every=400,
+    )
+    trainer.dataset.train = trainer.dataset.train[::20]
+    assert trainer.run()
+    history = trainer.folder.history()
+    assert history[-1]["train/l1"] < 0.05 < 0.5 < history[0]["train/l1"]
+
+
+def test_a_stopped_run_continues_as_if_it_had_not_been(data, tmp_path):
+    whole = make_trainer(data, tmp_path / "whole")
+    assert whole.run()
+
+    def ctrl_c(record: dict[str, float]) -> None:
+        if record["step"] == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = make_trainer(data, tmp_path / "run", log=ctrl_c)
+    assert not stopped.run()
+    assert stopped.step == 12
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = make_trainer(data, tmp_path / "run")
+    assert resumed.step == 12
+    assert resumed.run()
+    assert curve(resumed.folder) == curve(whole.folder)
+    for one, other in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_validation_rollouts_and_logging_leave_the_training_alone(data, tmp_path):
+    def evaluate(policy: Policy) -> dict[str, float]:
+        assert not policy.training
+        torch.rand(100)
+        return {"success_rate": 0.5}
+
+    quiet = make_trainer(data, tmp_path / "quiet", val_every=1000, save_every=1000, log_every=1000)
+    busy = make_trainer(
+        data, tmp_path / "busy", val_every=3, save_every=5, log_every=2, eval_every=2, evaluate=evaluate
+    )
+    for trainer in (quiet, busy):
+        assert trainer.run()
+    for one, other in zip(quiet.policy.parameters(), busy.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_ema_is_the_average_by_hand_and_takes_the_buffers(data, tmp_path):
+    trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None}, steps=5)
+    trainer.dataset = ChunkDataset(data, CONFIG.chunk_size)
+    expected = [p.detach().clone() for p in trainer.policy.parameters()]
+    order = ShuffledStarts(trainer.dataset.train, 4, 0)
+    for i in range(5):
+        trainer._update(trainer.policy, trainer.dataset.gather(order[i]))
+        decay = min(0.9, (i + 1) / (i + 11))
+        expected = [
+            decay * old + (1 - decay) * new for old, new in zip(expected, trainer.policy.parameters(), strict=True)
+        ]
+    policy = trainer._inference_policy()
+    assert policy is trainer.ema
+    torch.testing.assert_close(list(policy.parameters()), expected)
+    assert not any(p.requires_grad for p in policy.parameters())
+    buffers = dict(policy.named_buffers())
+    assert any("running_mean" in name for name in buffers)
+    for name, buffer in trainer.policy.named_buffers():
+        assert torch.equal(buffers[name], buffer)
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainConfig(steps=100, warmup_steps=10, schedule="cosine", min_lr_ratio=0.1)
+    scales = [config.lr_scale(step) for step in range(1, 101)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[9] == 1
+    assert scales[54] == pytest.approx(0.55)
+    assert scales[99] == pytest.approx(0.1)
+    assert scales[9:] == sorted(scales[9:], reverse=True)
+    assert {TrainConfig(schedule="constant").lr_scale(step) for step in (1, 50, 99_999)} == {1.0}
+
+
+def test_each_parameter_group_keeps_its_share(data, tmp_path):
+    trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None, "backbone_lr": 1e-4}, steps=3)
+    trainer.dataset = ChunkDataset(data, CONFIG.chunk_size)
+    assert trainer.run()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-4]  # the end of the warm-up
+
+
+def test_the_best_checkpoint_is_the_best_by_success(data, tmp_path):
+    rates = iter([0.2, 0.6, 0.4, 0.6, 0.1, 0.5])
+    trainer = make_trainer(
+        data, tmp_path, eval_every=4, keep_last=2, evaluate=lambda policy: {"success_rate": next(rates)}
+    )
+    assert trainer.run()
+    folder = trainer.folder
+    assert read_checkpoint(folder.best)["step"] == 16  # of equals the later one: it has trained for longer
+    assert read_checkpoint(folder.last)["step"] == 24
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_00000020.pt", "step_00000024.pt"]
+    assert [r["eval/success_rate"] for r in folder.history() if "eval/success_rate" in r] == [
+        0.2,
+        0.6,
+        0.4,
+        0.6,
+        0.1,
+        0.5,
+    ]
+
+
+def test_without_rollouts_the_best_has_the_lowest_validation_error(data, tmp_path):
+    trainer = make_trainer(data, tmp_path, val_every=4)
+    assert trainer.run()
+    errors = {r["step"]: r["val/predict_l1"] for r in trainer.folder.history() if "val/predict_l1" in r}
+    assert read_checkpoint(trainer.folder.best)["step"] == min(errors, key=errors.__getitem__)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(data, tmp_path):
+    trainer = make_trainer(data, tmp_path)
+
+    def break_it(record: dict[str, float]) -> None:
+        if record["step"] == 12:
+            next(trainer.policy.parameters()).data.fill_(torch.nan)
+
+    trainer.log = break_it
+    with pytest.raises(ConfigError) as error:
+        trainer.run()
+    assert str(error.value) == (
+        "the loss or its gradient is no longer finite at step 16 (lr 0.001, grad_clip 0); a lower --lr, --grad-clip 1 "
+        f"or --dtype float32 would help; {tmp_path}/last.pt is whole"
+    )
+    assert read_checkpoint(trainer.folder.last)["step"] == 10
+    assert all(p.isfinite().all() for p in load_policy(tmp_path, "cpu").parameters())
+
+
+def test_a_full_disk_costs_nothing_that_was_written(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError) as error:
+        write_atomically(path, b"new")
+    assert str(error.value) == (
+        f"{path} cannot be written: no space left on device; all that was written before is whole, "
+        "--resume continues from there"
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_config_is_checked_when_it_is_built():
+    for settings, text in [
+        ({"steps": 0}, "steps is 0; it must be positive"),
+        ({"lr": float("nan")}, "lr is nan; it must be positive"),
+        ({"warmup_steps": -1}, "warmup_steps is -1; it must be 0 or more"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be at least 0 and below 1"),
+        ({"min_lr_ratio": 2.0}, "min_lr_ratio is 2.0; it must be from 0 to 1"),
+        ({"schedule": "linear"}, "schedule is 'linear'; choose one of cosine, constant"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            TrainConfig(**settings)  # pyright: ignore[reportArgumentType]
+        assert str(error.value) == text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that must be missing")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ConfigError) as error:
+        pick_device("cuda")
+    assert str(error.value) == ("cuda was asked for, but this machine has no CUDA device; use --device cpu or auto")
+    assert pick_device("auto") == torch.device("cpu")
+
+
+def test_policy_and_training_settings_have_no_name_in_common():
+    for policy, training in PRESETS.values():
+        names = [field.name for config in (policy, training) for field in dataclasses.fields(config)]
+        assert len(names) == len(set(names))
+
+
+# ---------------------------------------------------------------------------------------------- through the real script
+
+FLAGS = {
+    "chunk-size": 6,
+    "d-model": 16,
+    "n-heads": 2,
+    "ffn-dim": 32,
+    "latent-dim": 4,
+    "backbone-width": 0.125,
+    "steps": 60,
+    "batch-size": 4,
+    "log-every": 2,
+    "val-every": 10,
+    "save-every": 10,
+    "device": "cpu",
+    "dropout": 0.1,
+}
+
+
+def words(data: Path, out: Path, **flags: object) -> list[str]:
+    return [
+        f"--{k.replace('_', '-')}={v}"
+        for k, v in {"data": data, "out": out, **FLAGS, "wandb": "disabled", **flags}.items()
+    ]
+
+
+def call(*args: str) -> int | None:
+    return script.main(script.parse(list(args)))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """A run of the script that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    torch.set_num_threads(1)
+    assert call(*words(data, out)) == 0
+    return out
+
+
+def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"), *words(data, out, wandb="offline")])
+    deadline = time.monotonic() + 120
+    while len(RunFolder(out).history()) < 12 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    killed_at = RunFolder(out).history()[-1]["step"]
+    assert 20 <= killed_at < 60
+    load_policy(out, "cpu")
+
+    assert call("--out", str(out), "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "continuing after step" in printed
+    assert curve(out) == curve(whole)
+    assert (out / "curves.png").stat().st_size > 1000
+    assert not list(out.rglob(".*.part"))
+    run_id = (out / "wandb_id.txt").read_text()
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
+    assert "wandb sync" in printed
+
+
+def test_a_run_folder_is_not_overwritten(data, whole):
+    def refusal(*args: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            call(*args)
+        return str(error.value)
+
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert (
+        refusal(*words(data, whole)) == f"{whole} already holds this run; use --resume to continue it, or another --out"
+    )
+    other = (
+        f"{whole} holds a run with other settings (%s); use its settings and --resume to continue it, or another --out"
+    )
+    assert refusal(*words(data, whole, lr=0.1)) == other % "lr 0.0003 there, 0.1 now"
+    # A cosine's learning rates depend on where it ends, so its run cannot be prolonged.
+    assert refusal("--out", str(whole), "--resume", "--steps", "90") == other % "steps 60 there, 90 now"
+    assert refusal(*words(data, data)) == f"{data} holds episode_0.hdf5 and no run; use an empty or another --out"
+    assert refusal(*words(data, whole, preset="big")) == "unknown preset 'big'; known presets: paper, cpu"
+    assert (whole / "metrics.jsonl").read_bytes() == before
+    assert call("--out", str(whole), "--resume", "--wandb", "disabled") == 0  # nothing is left to do
+    assert curve(whole)[-1]["step"] == 60
+
+
+def test_config_json_tells_every_setting(data, whole):
+    settings = json.loads((whole / "config.json").read_text())
+    policy, training = PRESETS["cpu"]
+    for config in (policy, training):
+        for field in dataclasses.fields(config):
+            assert settings[field.name] == FLAGS.get(field.name.replace("_", "-"), getattr(config, field.name))
+    assert settings["data"] == str(data)
+    assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
+
+
+def test_a_constant_schedule_can_be_prolonged(data, tmp_path):
+    short = words(data, tmp_path / "run", schedule="constant", steps=6, cameras="wrist")
+    assert call(*short) == 0
+    assert call("--out", str(tmp_path / "run"), "--resume", "--steps", "10", "--wandb", "disabled") == 0
+    assert call(*words(data, tmp_path / "long", schedule="constant", steps=10, cameras="wrist")) == 0
+    last = [curve(tmp_path / name)[-1] for name in ("run", "long")]
+    assert last[0] == last[1]
