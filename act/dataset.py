@@ -102,7 +102,7 @@ class ChunkDataset:
 
     def checksum(self) -> int:
         """Of all actions in order: tells whether a folder still holds the same episodes."""
-        return zlib.crc32(self.action.cpu().numpy())
+        return zlib.crc32(self.action.cpu().numpy().tobytes())
 
     def frame_bytes(self) -> int:
         """Bytes of all frames of the chosen cameras, decoded."""
