@@ -37,8 +37,8 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The contents of one checkpoint file, tensors on `device`.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of one checkpoint file, tensors on the CPU.
 
     Raises:
         ConfigError: the file is missing, damaged, or no checkpoint of this toolkit.
@@ -46,7 +46,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it")
     try:
-        contents = torch.load(path, map_location=device, weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types, one for each way in which bytes can be wrong
         raise ConfigError(f"{path} is damaged or no checkpoint; use another one of its run") from error
     if not isinstance(contents, dict) or "policy_config" not in contents:
@@ -75,7 +75,7 @@ def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy
         if not found:
             raise ConfigError(f"{path} holds no checkpoint yet (best.pt or last.pt); train with --out {path} first")
         path = found[0]
-    contents = read_checkpoint(path, device)
+    contents = read_checkpoint(path)
     if contents["policy"] not in POLICIES:
         known = ", ".join(POLICIES)
         raise ConfigError(f"{path} holds a policy called {contents['policy']!r}; this version knows {known}")

@@ -63,17 +63,19 @@ class Trainer:
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
+            torch.backends.cudnn.benchmark = True  # all batches have the same shape
         self.policy = policy.to(self.device).train()
         self.ema = copy.deepcopy(self.policy).eval().requires_grad_(False) if config.ema_decay else None
         groups = policy.parameter_groups(config.lr)
         self.highest_lr = [group["lr"] for group in groups]
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.step = 0
         self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
         self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
         self.random: dict[str, Any] = {}  # states of torch's generators at the last checkpoint
         if folder.last.exists():
-            self._load(read_checkpoint(folder.last, self.device))
+            self._load(read_checkpoint(folder.last))
             if self.step > config.steps:
                 raise ConfigError(f"{folder.path} is at step {self.step} already; use --steps {self.step} or more")
         folder.rewind(self.step)
@@ -105,12 +107,13 @@ class Trainer:
                 paused = time.perf_counter()
                 try:
                     is_best = self._measure()
-                except Exception:
-                    if not stopped():  # else Ctrl-C ended the environments' processes too
+                except (Exception, KeyboardInterrupt):
+                    if not stopped():  # else Ctrl-C reached the environments' processes too
                         raise
                     is_best = False
                 if is_best or stopped() or self._due(config.save_every):
-                    self._save(is_best)
+                    nothing_measured = self.evaluate is None and not len(self.dataset.val)
+                    self._save(is_best or nothing_measured)  # then the newest is the best
                 clock += time.perf_counter() - paused
                 if stopped():
                     break
@@ -125,8 +128,7 @@ class Trainer:
             losses = forward(batch)
         self.optimizer.zero_grad()
         losses["loss"].backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf)
         self.optimizer.step()
         if self.ema is not None:
             # Early on the average would remember the random start for 1 / (1 - decay) steps.
@@ -171,8 +173,6 @@ class Trainer:
                     figures = self.evaluate(policy)
                 self._record({f"eval/{name}": value for name, value in figures.items()})
                 score = figures["success_rate"]
-        elif not len(self.dataset.val) and self._due(config.save_every):
-            return True  # nothing is measured: the newest is the best
         if score is None or (self.best is not None and score < self.best):
             return False
         self.best = score
@@ -227,15 +227,16 @@ class Trainer:
                 f"{self.folder.last} was written by another version of this policy; "
                 "continue with that version, or start anew in another --out"
             ) from error
-        self.step, self.best, self.sums = state["step"], state["best"], state["sums"]
+        self.step, self.best = state["step"], state["best"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.random = state["random"]
 
     def _restore_random(self) -> None:
         torch.manual_seed(self.config.seed)
         if "cpu" in self.random:
-            torch.set_rng_state(self.random["cpu"].cpu())
+            torch.set_rng_state(self.random["cpu"])
         if "cuda" in self.random and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.random["cuda"].cpu(), self.device)
+            torch.cuda.set_rng_state(self.random["cuda"], self.device)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ since the run folder knows the rest.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,10 +118,9 @@ def main(args: Args) -> int:
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
     free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
     folder.claim(settings, args.resume, free)
-    print(
-        f"{len(dataset.episodes)} episodes: {len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
-    )
-    print(f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M parameters on {device}")
+    starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
+    print(f"data: {starts}, from {len(dataset.episodes)} episodes")
+    print(f"policy: {sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M parameters on {device}")
     print(dataset.cache(config.cache, device))
 
     with ExitStack() as stack:
@@ -137,9 +136,10 @@ def main(args: Args) -> int:
             print(f"continuing after step {trainer.step}")
         finished = trainer.run()
     print(f"curves: {plot_curves(folder)}")
-    print(
-        f"checkpoints: {folder.best} and {folder.last}" if finished else f"stopped after step {trainer.step}; --resume"
-    )
+    if finished:
+        print(f"checkpoints: {folder.best} and {folder.last}")
+    else:
+        print(f"stopped after step {trainer.step}; the same command with --resume continues")
     return 0 if finished else 130
 
 
@@ -156,7 +156,8 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
     with gym.make(spec.env_id, cameras=cameras, lazy=True, disable_env_checker=True) as env:
         env_spec = spec_of(env)
     num_envs = min(args.num_envs, args.eval_episodes)
-    venv = stack.enter_context(closing(make_vector_env(spec.env_id, num_envs, cameras=cameras)))
+    venv = make_vector_env(spec.env_id, num_envs, cameras=cameras)
+    stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
 
     def success(policy: Policy) -> dict[str, float]:

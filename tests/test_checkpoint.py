@@ -87,9 +87,9 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
 
 
 def test_errors_say_what_would_work(tmp_path):
-    def message(path: Path, function=load_policy) -> str:
+    def message(path: Path) -> str:
         with pytest.raises(ConfigError) as error:
-            function(path, "cpu")
+            load_policy(path, "cpu")
         return str(error.value).replace(f"{tmp_path}/", "").replace(str(tmp_path), "runs")
 
     policy = make(**BLIND)

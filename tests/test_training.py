@@ -194,6 +194,12 @@ def test_without_rollouts_the_best_has_the_lowest_validation_error(data, tmp_pat
     assert read_checkpoint(trainer.folder.best)["step"] == min(errors, key=errors.__getitem__)
 
 
+def test_without_anything_measured_the_newest_is_the_best(data, tmp_path):
+    trainer = make_trainer(data, tmp_path, val_fraction=0)
+    assert trainer.run()
+    assert {read_checkpoint(path)["step"] for path in (trainer.folder.best, trainer.folder.last)} == {24}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(data, tmp_path):
     trainer = make_trainer(data, tmp_path)
 
@@ -299,6 +305,8 @@ def whole(data, tmp_path_factory) -> Path:
 
 def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))  # no login here, whoever runs this
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "run"
     process = subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"), *words(data, out, wandb="offline")])
@@ -311,7 +319,7 @@ def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp
     assert 20 <= killed_at < 60
     load_policy(out, "cpu")
 
-    assert call("--out", str(out), "--resume") == 0
+    assert call("--out", str(out), "--resume", "--wandb", "online") == 0
     printed = capsys.readouterr().out
     assert "continuing after step" in printed
     assert curve(out) == curve(whole)
@@ -319,7 +327,8 @@ def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp
     assert not list(out.rglob(".*.part"))
     run_id = (out / "wandb_id.txt").read_text()
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
-    assert "wandb sync" in printed
+    assert "W&B: no login found (run `wandb login`), so this run stays offline" in printed
+    assert f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-" in printed
 
 
 def test_a_run_folder_is_not_overwritten(data, whole):
