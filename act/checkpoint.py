@@ -10,7 +10,7 @@ A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and
 import io
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -26,8 +26,13 @@ FORMAT = 1
 
 def describe(policy: Policy) -> dict[str, Any]:
     """What a checkpoint must hold for `load_policy` to build the policy again, its weights aside."""
-    config, spec = cast(Any, policy.config), policy.spec.to_dict()
-    return {"format": FORMAT, "policy": policy_name(config), "policy_config": asdict(config), "spec": spec}
+    config = policy.config
+    return {
+        "format": FORMAT,
+        "policy": policy_name(config),
+        "policy_config": asdict(config),
+        "spec": policy.spec.to_dict(),
+    }
 
 
 def to_bytes(contents: dict[str, Any]) -> bytes:
@@ -59,22 +64,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return contents
 
 
+def find_checkpoint(path: Path | str) -> Path:
+    """The checkpoint file that a path means: itself, or of a run folder best.pt, or last.pt before there is a best.
+
+    Raises:
+        ConfigError: the run folder has none yet.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    folder = RunFolder(path)
+    for file in (folder.best, folder.last):
+        if file.exists():
+            return file
+    raise ConfigError(f"{path} holds no checkpoint yet (best.pt or last.pt); train with --out {path} first")
+
+
 def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy:
     """The trained policy, in evaluation mode, with its averaged (EMA) weights where there are any.
 
     Args:
-        path: a checkpoint file, or a run folder: its best.pt, or last.pt before there is a best.
+        path: a checkpoint file or a run folder, see `find_checkpoint`.
 
     Raises:
         ConfigError: there is no usable checkpoint, or no such device.
     """
-    path, device = Path(path), pick_device(str(device))
-    if path.is_dir():
-        folder = RunFolder(path)
-        found = [file for file in (folder.best, folder.last) if file.exists()]
-        if not found:
-            raise ConfigError(f"{path} holds no checkpoint yet (best.pt or last.pt); train with --out {path} first")
-        path = found[0]
+    path, device = find_checkpoint(path), pick_device(str(device))
     contents = read_checkpoint(path)
     if contents["policy"] not in POLICIES:
         known = ", ".join(POLICIES)

@@ -30,7 +30,6 @@ import numpy as np
 from PIL import Image
 
 from demos.partial import PartialFile
-from demos.partial import remove_partials as remove_partials
 
 FORMAT_VERSION = 1
 GZIP_LEVEL = 1  # 400 frames of 480 × 640 of the transfer cube: 15 MB, 3 ms to write one; level 6: 10 MB, 6 ms

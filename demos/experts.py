@@ -79,7 +79,11 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
 
 
 def plan_insertion(env_state: np.ndarray) -> Plan:
-    """Each arm fetches its part; they meet in mid-air and push the peg into the socket."""
+    """Each arm fetches its part; they meet in mid-air and push the peg into the socket.
+
+    The last waypoints lie 3 mm beyond the point of contact on either side, so that the peg seats even if it was not
+    grasped at its middle.
+    """
     meeting = np.array([0.0, 0.5, 0.15])
     parts = {"right": np.array([*env_state[0:2], 0.010]), "left": np.array([*env_state[7:9], 0.022])}
     # The tool stands this far above a part's centre when it closes, and so it does when they meet.
@@ -94,7 +98,7 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
             Waypoint(170, grasp, rotation, CLOSED, straight=True),
             Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
             Waypoint(265, meeting + above[arm] + 0.11 * away[arm], rotation, CLOSED),
-            Waypoint(360, meeting + above[arm] + 0.043 * away[arm], rotation, CLOSED, straight=True),
+            Waypoint(360, meeting + above[arm] + 0.040 * away[arm], rotation, CLOSED, straight=True),
         ]
     return plan
 

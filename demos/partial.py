@@ -55,11 +55,3 @@ class PartialFile(FileIO):
         """Removes the file, unless it was completed."""
         self.close()
         self.partial.unlink(missing_ok=True)
-
-
-def remove_partials(folder: str | Path) -> int:
-    """Removes what killed processes left in a folder where nobody writes now. Returns how many files that were."""
-    partials = list(Path(folder).glob(".*.part"))
-    for partial in partials:
-        partial.unlink()
-    return len(partials)

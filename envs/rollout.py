@@ -3,6 +3,7 @@
 Here, and only here, the observation at step t is paired with the action commanded at t.
 """
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,11 +59,15 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
 
         return gym.make(env_id, disable_env_checker=True, lazy=True, **settings)
 
+    def in_worker() -> gym.Env:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what it means
+        return build()
+
     build().close()
     if parallel if parallel is not None else num_envs > 1:
         # Spawned, not forked: a fork would share the parent's threads' locks and its rendering context.
         with _main_not_imported_again():
-            return AsyncVectorEnv([build] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+            return AsyncVectorEnv([in_worker] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
     return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from act.agent import PolicyAgent
-from act.checkpoint import check_env_matches, load_policy
+from act.checkpoint import check_env_matches, find_checkpoint, load_policy, read_checkpoint
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble
 from act.errors import ConfigError
 from act.policies import Policy
@@ -75,12 +75,14 @@ def executor_for(args: Args, policy: Policy) -> ChunkExecutor:
 def main(args: Args) -> None:
     if args.episodes < 1 or args.num_envs < 1:
         raise ConfigError(f"--episodes {args.episodes} and --num-envs {args.num_envs} must both be at least 1")
-    policy = load_policy(args.checkpoint, args.device)
+    checkpoint = find_checkpoint(args.checkpoint)
+    policy = load_policy(checkpoint, args.device)
     if not (args.task or policy.spec.env_id):
         raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
     task = env_id(args.task or policy.spec.env_id)
     agent = PolicyAgent(policy, executor_for(args, policy))
-    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    # The newest few checkpoints of a run lie one folder further down.
+    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     seeds = range(args.seed, args.seed + args.episodes)
 
     cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
@@ -111,13 +113,13 @@ def main(args: Args) -> None:
     if film.paths:
         print(f"films: {video_dir}")
     if args.json is not None:
-        settings = asdict(args) | {"checkpoint": str(args.checkpoint), "env_id": task}
+        settings = asdict(args) | {"checkpoint": checkpoint, "env_id": task}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2))
         print(f"results: {args.json}")
     with Tracker(args.wandb, folder, {}, args.wandb_project) as tracker:
-        step = checkpoint_step(args.checkpoint)
+        step = read_checkpoint(checkpoint)["step"]
         tracker.log({"step": step, **{f"rollout/{name}": value for name, value in flat(summary).items()}})
         tracker.log_table(step, "rollout/episodes", rows)
         tracker.log_videos(step, {f"seed_{seed}": path for seed, path in film.paths.items()})
@@ -142,7 +144,10 @@ def table(task: str, seeds: range, summary: dict) -> str:
     ]
     if inference:
         lines.append(
-            ("inference", f"{inference['p50']:.1f} ms median, {inference['p99']:.1f} ms p99, {summary['inference_batch']} at once")
+            (
+                "inference",
+                f"{inference['p50']:.1f} ms median, {inference['p99']:.1f} ms p99, {summary['inference_batch']} at once",
+            )
         )
     return "\n".join(f"{name:<19} {value}" for name, value in lines)
 

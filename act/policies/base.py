@@ -6,6 +6,7 @@ in (H, W, 3) order. Normalisation and image conversion happen inside the policy 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Policy(nn.Module):
     must not download anything: a checkpoint is about to fill in the weights.
 
     Attributes:
+        config: the dataclass that it was built from.
         spec: what the training episodes contained (joints, cameras with sizes, fps).
         chunk_size: k, the number of actions predicted at once.
         cameras: the cameras that this policy looks at, in order; a subset of `spec.cameras`; empty: it needs no images.
@@ -61,6 +63,7 @@ class Policy(nn.Module):
         normalizer: buffers that are fitted once on the training split.
     """
 
+    config: Any
     spec: EpisodeSpec
     chunk_size: int
     cameras: tuple[str, ...]

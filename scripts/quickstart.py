@@ -1,0 +1,99 @@
+"""From nothing to a policy: record demonstrations, train on them, roll the policy out on unseen seeds.
+
+    python scripts/quickstart.py            # about 25 minutes on two CPU cores
+    python scripts/quickstart.py --fast     # 3 minutes: the same line, too short to learn the task
+
+It runs the three scripts one after the other and shows their command lines. Interrupted, it goes on where it was.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.common import run
+
+SCRIPTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Args:
+    """Record demonstrations, train on them, roll the policy out on unseen seeds."""
+
+    task: str = "transfer_cube"
+    """transfer_cube or insertion."""
+    out: Path | None = None
+    """Folder of everything; default: runs/quickstart_<task>, with --fast runs/quickstart_<task>_fast."""
+    fast: bool = False
+    """A few demonstrations and steps: shows that everything works."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    wandb: str = "disabled"
+    """offline, online or disabled."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    demonstrations: int
+    steps: int | None  # None: as many as the preset says
+    rollouts: int
+    videos: int
+
+
+FULL = Size(demonstrations=50, steps=None, rollouts=100, videos=4)
+FAST = Size(demonstrations=5, steps=150, rollouts=8, videos=1)
+
+
+def main(args: Args) -> None:
+    size = FAST if args.fast else FULL
+    out = args.out or Path("runs") / f"quickstart_{args.task}{'_fast' if args.fast else ''}"
+    data, policy, results = out / "demonstrations", out / "policy", out / "results.json"
+    train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", args.wandb]
+    train += [] if size.steps is None else ["--steps", size.steps, "--warmup-steps", size.steps // 10]
+    seconds = {
+        "recording": step("record.py", "--task", args.task, "--episodes", size.demonstrations, "--out", data),
+        "training": step("train.py", *train, "--resume"),
+        "rollouts": step(
+            "rollout.py", "--checkpoint", policy, "--episodes", size.rollouts, "--videos", size.videos,
+            "--video-dir", out / "videos", "--json", results, "--device", args.device, "--wandb", args.wandb,
+        ),
+        "pictures": step("inspect_data.py", data, "--out", out / "pictures"),
+    }  # fmt: skip
+    print(summary(out, results, seconds))
+
+
+def step(script: str, *arguments: object) -> float:
+    """Run a script as a person would; returns its seconds. A script that fails ends this one with its exit code."""
+    words = [str(word) for word in arguments]
+    print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([sys.executable, str(SCRIPTS / script), *words], check=False).returncode
+    if code:
+        sys.exit(code)
+    return time.perf_counter() - start
+
+
+def summary(out: Path, results: Path, seconds: dict[str, float]) -> str:
+    figures = json.loads(results.read_text())["summary"]
+    low, high = figures["success_interval"]
+    times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    lines = [
+        "",
+        f"success rate      {100 * figures['success_rate']:.0f} % strict (95 % interval {100 * low:.0f} to "
+        f"{100 * high:.0f} %), {100 * figures['success_rate_published']:.0f} % published, "
+        f"{figures['episodes']} unseen seeds",
+        f"minutes           {sum(seconds.values()) / 60:.1f}: {times}",
+        f"demonstrations    {out / 'demonstrations'}, their pictures: {out / 'pictures'}",
+        f"policy            {out / 'policy' / 'best.pt'}, its curves: {out / 'policy' / 'curves.png'}",
+        f"films             {out / 'videos'}",
+        f"results per seed  {results}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, Args)
