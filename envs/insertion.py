@@ -6,7 +6,7 @@ from envs.bimanual import BimanualEnv, pose
 
 
 class InsertionEnv(BimanualEnv):
-    """A 12 × 2 × 2 cm peg on the right, a socket with a 3.6 cm square bore on the left, a pin in the middle of the bore.
+    """A 12 × 2 × 2 cm peg on the right; on the left a socket with a 3.6 cm square bore and a pin in its middle.
 
     Reward stages (ACT, arXiv 2304.13705, section V-A, and its public code): 1 both grippers touch their part; 2 and
     both parts are off the table; 3 the peg touches the socket, both off the table; 4 the peg touches the pin.

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+
 class Agent(Protocol):
     """Whatever drives N episodes at once: a scripted expert, a trained policy, a person."""
 

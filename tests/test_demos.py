@@ -104,7 +104,9 @@ def test_experts_succeed_smoothly_within_limits(env_id, noise):
     """The 500-seed figures stand in the README; here, a sample. No joint moves faster than 4 rad/s."""
     venv = make_vector_env(env_id, 1)
     commands = []
-    results = evaluate(venv, ScriptedExpert(env_id, noise), range(900, 908), watch=lambda s: commands.append(s.action[0]))
+    results = evaluate(
+        venv, ScriptedExpert(env_id, noise), range(900, 908), watch=lambda s: commands.append(s.action[0])
+    )
     assert all(result.success and result.success_published for result in results)
     space = venv.single_action_space
     assert isinstance(space, gym.spaces.Box)

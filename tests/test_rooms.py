@@ -16,7 +16,10 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     ("code", "unknown"),
     [
-        ("import envs.transfer_cube, envs.insertion, envs.results, envs.film", {"demos", "act", "scripts", "torch", "h5py"}),
+        (
+            "import envs.transfer_cube, envs.insertion, envs.results, envs.film",
+            {"demos", "act", "scripts", "torch", "h5py"},
+        ),
         ("import demos.experts, demos.record, demos.replay", {"act", "scripts", "torch", "wandb"}),
         ("import demos.episode", {"envs", "mujoco", "gymnasium", "act", "torch"}),
         ("import act.train, act.agent, act.checkpoint", {"envs", "mujoco", "gymnasium", "scripts", "tyro"}),
