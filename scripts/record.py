@@ -42,9 +42,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    config = RecordConfig(
-        env_id(args.task), dict.fromkeys(args.cameras, (args.height, args.width)), args.seed, args.noise
-    )
+    cameras = dict.fromkeys(args.cameras, (args.height, args.width))
+    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise)
     with tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode") as bar:
 
         def progress(recorded: int, rejected: int) -> None:
