@@ -6,7 +6,8 @@ elsewhere the joints move from waypoint to waypoint, which keeps clear of the wr
 minimum-jerk profile (Flash and Hogan 1985), so commands are smooth.
 
 With `noise`, smooth detours are added to the path away from the moments of contact: what the expert commands leads
-the tool off its way and back again, and the demonstrations show how to recover.
+the tool off its way and back again. The demonstrations show how to recover, and the joints' positions no longer give
+away where the arm is going, so that a policy has to look.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from demos.ik import BimanualIK, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
 OPEN, CLOSED = 1.0, 0.0
+SETTLE = 22  # steps without a detour before something is touched
 HORIZON = 400
 
 
@@ -30,7 +32,8 @@ class Waypoint:
     position: np.ndarray  # (3,) m, world frame
     rotation: np.ndarray  # (4,) unit quaternion w, x, y, z, world frame
     gripper: float  # opening, 0 closed … 1 open
-    straight: bool = False  # get here in a straight line and without a detour: something is or will be touched
+    straight: bool = False  # get here in a straight line: something is or will be touched
+    steady: int | None = None  # without a detour for this many steps before t; None: the whole way, if it is straight
 
 
 Plan = dict[str, list[Waypoint]]
@@ -59,17 +62,17 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
     return {
         "right": [
             Waypoint(75, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(115, grasp, down, OPEN, straight=True),
+            Waypoint(115, grasp, down, OPEN, straight=True, steady=SETTLE),
             Waypoint(145, grasp, down, CLOSED, straight=True),
             Waypoint(175, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
-            Waypoint(230, meeting, down, CLOSED),
+            Waypoint(230, meeting, down, CLOSED, steady=SETTLE),
             Waypoint(290, meeting, down, CLOSED, straight=True),
             Waypoint(315, meeting, down, OPEN, straight=True),
             Waypoint(355, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
         ],
         "left": [
             Waypoint(120, offered + [-0.16, 0, 0], side, OPEN),
-            Waypoint(225, offered + [-0.09, 0, 0], side, OPEN),
+            Waypoint(225, offered + [-0.09, 0, 0], side, OPEN, steady=SETTLE),
             Waypoint(265, offered, side, OPEN, straight=True),
             Waypoint(290, offered, side, CLOSED, straight=True),
             Waypoint(320, offered, side, CLOSED, straight=True),
@@ -94,7 +97,7 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
         grasp, rotation = parts[arm] + above[arm], DOWN[arm]
         plan[arm] = [
             Waypoint(90, grasp + [0, 0, 0.08], rotation, OPEN),
-            Waypoint(135, grasp, rotation, OPEN, straight=True),
+            Waypoint(135, grasp, rotation, OPEN, straight=True, steady=SETTLE),
             Waypoint(170, grasp, rotation, CLOSED, straight=True),
             Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
             Waypoint(265, meeting + above[arm] + 0.11 * away[arm], rotation, CLOSED),
@@ -176,7 +179,9 @@ class ScriptedExpert:
             else:
                 end = self._solve(arm, waypoint.position, goal, at)
                 joints[steps] = at + s[:, None] * (end - at)
-                free[steps], at = True, end
+                at = end
+            steady = len(steps) if waypoint.straight and waypoint.steady is None else waypoint.steady or 0
+            free[t : waypoint.t - steady] = True
             gripper[steps] = opening + s * (waypoint.gripper - opening)
             t, position, rotation, opening = waypoint.t, waypoint.position, goal, waypoint.gripper
         joints[t:], gripper[t:] = at, opening

@@ -76,6 +76,10 @@ class ACTConfig:
     """Multiplies the channels of a ResNet trained from scratch."""
     shared_backbone: bool = True
     """One backbone for all cameras, or one each."""
+    keypoints: int = 0
+    """Keypoints found in each picture, whose coordinates make one more token; 0, as published, for none."""
+    positions_in_values: bool = False
+    """Add the positions of image tokens to the tokens themselves; as published they only steer attention."""
     backbone_lr: float | None = None
     """Learning rate of the backbone; None: that of the rest."""
 
@@ -94,7 +98,7 @@ class ACTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        for name in ("kl_weight", "backbone_lr"):
+        for name in ("kl_weight", "backbone_lr", "keypoints"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.backbone_weights not in ("imagenet", "none"):
@@ -213,7 +217,8 @@ class ACTPolicy(Policy):
             )
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
-        return CameraEncoder(sizes, config.d_model, backbones, frozen_norm=config.backbone_weights == "imagenet")
+        frozen = config.backbone_weights == "imagenet"
+        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints)
 
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
@@ -241,6 +246,8 @@ class ACTPolicy(Policy):
         tokens, position = torch.stack(vectors, dim=1), self.vector_position
         if self.vision is not None:
             image_tokens, image_position = self.vision(observation.images)
+            if self.config.positions_in_values:
+                image_tokens = image_tokens + image_position
             tokens = torch.cat([tokens, image_tokens], dim=1)
             position = torch.cat([position, image_position])
         memory = self.encoder(tokens, position)

@@ -14,7 +14,7 @@ from timm.models.resnet import downsample_conv
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-from act.policies.transformer import sinusoid_2d
+from act.policies.transformer import Float32Linear, sinusoid_2d
 
 PROBE_TIMEOUT = 10.0  # s; the hub's own client would retry for a minute before it gives up
 
@@ -30,6 +30,7 @@ class CameraEncoder(nn.Module):
         d_model: width of a token, a multiple of 4.
         backbones: networks from `make_backbone`: one for all cameras, or one each.
         frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
+        keypoints: how many to find in each camera's picture; they make one more token each. 0: none.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -41,7 +42,12 @@ class CameraEncoder(nn.Module):
     camera_of_token: Tensor
 
     def __init__(
-        self, cameras: Mapping[str, tuple[int, int]], d_model: int, backbones: Sequence[nn.Module], frozen_norm: bool
+        self,
+        cameras: Mapping[str, tuple[int, int]],
+        d_model: int,
+        backbones: Sequence[nn.Module],
+        frozen_norm: bool,
+        keypoints: int = 0,
     ):
         super().__init__()
         self.cameras = dict(cameras)
@@ -63,7 +69,13 @@ class CameraEncoder(nn.Module):
             positions += [sinusoid_2d(h, w, d_model)] * len(group)
             owners += [name for name in group for _ in range(h * w)]
         self.projections = nn.ModuleList(nn.Linear(c, d_model) for c, _ in zip(channels, backbones, strict=False))
-        self.camera_embedding = nn.Embedding(len(names), d_model) if len(names) > 1 else None
+        self.keypoints = nn.ModuleList(
+            Keypoints(c, keypoints, d_model) for c, _ in zip(channels, backbones, strict=False) if keypoints
+        )
+        if keypoints:
+            owners += [name for group in self.groups for name in group]
+            positions.append(torch.zeros(len(names), d_model))
+        self.camera_embedding = nn.Embedding(len(names), d_model) if len(names) > 1 or keypoints else None
         self._constant("position", torch.cat(positions))  # (L, d_model)
         self._constant("camera_of_token", torch.tensor([names.index(owner) for owner in owners]))  # (L,)
         self._constant("mean", 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
@@ -86,17 +98,20 @@ class CameraEncoder(nn.Module):
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         self._check(images)
-        tokens = []
+        tokens, points = [], []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             frames = torch.cat([images[name] for name in group])
             # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
             x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
-            features = rearrange(self.backbones[i](x)[0], "(n b) c h w -> b (n h w) c", n=len(group))
-            tokens.append(self.projections[i](features))
+            features = self.backbones[i](x)[0]
+            flat = rearrange(features, "(n b) c h w -> b (n h w) c", n=len(group))
+            tokens.append(self.projections[i](flat))
+            if self.keypoints:
+                points.append(rearrange(self.keypoints[i](features), "(n b) d -> b n d", n=len(group)))
         position = self.position
         if self.camera_embedding is not None:
             position = position + self.camera_embedding(self.camera_of_token)
-        return torch.cat(tokens, dim=1), position
+        return torch.cat(tokens + points, dim=1), position
 
     def _check(self, images: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
@@ -105,6 +120,28 @@ class CameraEncoder(nn.Module):
             if images[name].shape[1:] != (height, width, 3):
                 given = tuple(images[name].shape)
                 raise ConfigError(f"frames of camera {name} are {given}, the policy needs (B, {height}, {width}, 3)")
+
+
+class Keypoints(nn.Module):
+    """Where things are, as numbers: the mean coordinates of K learned heat maps, in one token.
+
+    Spatial soft-argmax (Levine et al. 2016, arXiv 1504.00702, section 5.2). The coordinates move with an object by
+    construction, so a few dozen demonstrations teach all the places in between.
+    """
+
+    def __init__(self, channels: int, keypoints: int, d_model: int):
+        super().__init__()
+        self.heat = nn.Conv2d(channels, keypoints, 1)
+        self.project = Float32Linear(2 * keypoints, d_model)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, d_model)."""
+        height, width = features.shape[-2:]
+        heat = rearrange(self.heat(features).float(), "b k h w -> b k (h w)").softmax(dim=-1)
+        heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
+        y, x = (torch.linspace(-1, 1, n, device=heat.device) for n in (height, width))
+        points = torch.cat([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)  # (B, 2 K)
+        return self.project(points)
 
 
 def make_backbone(
