@@ -78,7 +78,9 @@ class ChunkDataset:
                 f"{longest} steps; use --chunk-size {longest} or less"
             )
         self.qpos = self._joined("qpos")  # (S, J)
-        self.action = self._joined("action")  # (S, A)
+        # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
+        targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
+        self.action = torch.from_numpy(np.concatenate(targets))  # (S, A)
         self.env_state = self._joined("env_state") if use_env_state else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
 

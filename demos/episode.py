@@ -7,6 +7,7 @@
     /observations/env_state         (T, E) float32, object poses        ours, optional
     /observations/images/<camera>   (T, H, W, 3) uint8 RGB              one chunk a frame, gzip
     /reward                         (T,) float32, earned by action t    ours, optional
+    /expert_action                  (T, J) float32, intended at t       ours, where it differs from what was commanded
 
 Plain h5py reads these files as it reads those of https://github.com/tonyzhaozh/act. The reader also takes the
 originals, files of real robots (`sim` False, four cameras, `effort`) and the JPEG variant of
@@ -32,6 +33,7 @@ from PIL import Image
 from demos.partial import PartialFile
 
 FORMAT_VERSION = 1
+SEEN = ("qpos", "qvel", "env_state")
 GZIP_LEVEL = 1  # 400 frames of 480 × 640 of the transfer cube: 15 MB, 3 ms to write one; level 6: 10 MB, 6 ms
 ACTION_LAYOUT = "absolute joint position targets [rad], grippers 0 closed .. 1 open"
 ALOHA_JOINTS = tuple(
@@ -150,9 +152,22 @@ class EpisodeWriter:
             versions=json.dumps(_versions()),
         )
 
-    def append(self, observation: Mapping[str, np.ndarray], action: np.ndarray, reward: float) -> None:
-        """Adds what was seen (qpos, qvel, env_state, images/<camera>), the action then commanded, and its reward."""
+    def append(
+        self,
+        observation: Mapping[str, np.ndarray],
+        action: np.ndarray,
+        reward: float,
+        expert_action: np.ndarray | None = None,
+    ) -> None:
+        """Adds what was seen (qpos, qvel, env_state, images/<camera>), the action then commanded, and its reward.
+
+        If the expert intended something else than was commanded, then all steps of the episode tell `expert_action`.
+        """
         values, t = {**observation, "action": action, "reward": reward}, len(self._steps["action"])
+        if expert_action is not None:
+            values["expert_action"] = expert_action
+            if t == 0:
+                self._shapes["expert_action"], self._steps["expert_action"] = self._shapes["action"], []
         with self._writing():
             for name, shape in self._shapes.items():
                 value = np.array(values[name], np.float32)
@@ -180,7 +195,7 @@ class EpisodeWriter:
             if not self._steps["action"]:
                 raise EpisodeError(f"{self.path}: has no steps; append at least one before close")
             for name, steps in self._steps.items():
-                self._file[name if name in ("action", "reward") else f"observations/{name}"] = np.stack(steps)
+                self._file[f"observations/{name}" if name in SEEN else name] = np.stack(steps)
             max_reward = float(max(self._steps["reward"]))
             self._file.attrs.update(success=success, success_published=success_published, max_reward=max_reward)
             self._file.close()
@@ -222,6 +237,7 @@ class Episode:
         action_offset: targets for the observation at t start at max(0, t + action_offset): 0 in simulation, -1 for
             real robots, whose files pair an action with the observation one step later.
         qpos, qvel, action: (T, J) float32, rad and rad/s; grippers 0 closed … 1 open.
+        expert_action: (T, J) float32, what the expert intended, or None: the same as `action`.
         env_state, reward, effort: (T, E), (T,), (T, J) float32, or None.
         seed, expert, success, success_published: None where the file does not tell.
         attributes: all root attributes, as plain types.
@@ -250,6 +266,7 @@ class Episode:
             self.length, joints = self.qpos.shape
             self.qvel: np.ndarray = self._array(file, "/observations/qvel", self.qpos.shape)
             self.action: np.ndarray = self._array(file, "/action", self.qpos.shape)
+            self.expert_action = self._array(file, "/expert_action", self.qpos.shape, optional=True)
             self.effort = self._array(file, "/observations/effort", self.qpos.shape, optional=True)
             self.env_state = self._array(file, "/observations/env_state", (self.length, "any"), optional=True)
             self.reward = self._array(file, "/reward", (self.length,), optional=True)

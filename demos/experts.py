@@ -5,9 +5,10 @@ timed waypoints, and turns it into joint targets by inverse kinematics. Near con
 elsewhere the joints move from waypoint to waypoint, which keeps clear of the wrist's singular poses. Either way along a
 minimum-jerk profile (Flash and Hogan 1985), so commands are smooth.
 
-With `noise`, smooth detours are added to the path away from the moments of contact: what the expert commands leads
-the tool off its way and back again. The demonstrations show how to recover, and the joints' positions no longer give
-away where the arm is going, so that a policy has to look.
+With `noise`, smooth detours are added to the path away from the moments of contact: what is commanded leads the tool
+off its way and back again, while what the expert intends stays the path itself. Policies are trained on the intention
+(DART, Laskey et al. 2017, arXiv 1703.09327): they see how to recover, and since the pose of the arm no longer gives
+away where it is going, they have to look.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +118,10 @@ class ScriptedExpert:
 
     Args:
         env_id: the task, by its Gymnasium id.
-        noise: standard deviation of the detours in metres; 0.01 to 0.03 is useful, 0 is the plain expert.
+        noise: standard deviation of the detours in metres; 0.02 to 0.05 is useful, 0 is the plain expert.
+
+    Attributes:
+        intended: (N, 14) what the last call would have commanded without detours.
 
     Raises:
         ValueError: no expert for this environment.
@@ -132,30 +136,38 @@ class ScriptedExpert:
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         states = zip(seeds, observation["env_state"], strict=True)
-        self._commands = np.stack([self.commands(seed, state) for seed, state in states], axis=1)  # (T, N, 14)
+        episodes = [self.commands(seed, state) for seed, state in states]
+        self._commands, self._intentions = (
+            np.stack(each, axis=1) for each in zip(*episodes, strict=True)
+        )  # (T, N, 14)
         self._t = 0
 
     def looks(self) -> bool:
         return False
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        action = self._commands[min(self._t, len(self._commands) - 1)]
-        self._t += 1
-        return action
+        t = min(self._t, len(self._commands) - 1)
+        self._t, self.intended = t + 1, self._intentions[t]
+        return self._commands[t]
 
-    def commands(self, seed: int, env_state: np.ndarray) -> np.ndarray:
-        """The whole episode's actions (T, 14) float32, from the object poses at its start."""
+    def commands(self, seed: int, env_state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A whole episode from the object poses at its start: what is commanded, and what would be without detours.
+
+        Both are (T, 14) float32.
+        """
         plan = self.plan(env_state.astype(np.float64))
         # A stream of its own, so that the detours do not repeat the numbers that placed the objects.
         rng = np.random.default_rng([seed, 0xDE])
-        columns = []
+        commanded, intended = [], []
         for arm in ARMS:
             joints, gripper, free = self._path(arm, plan[arm])
+            intended += [joints, gripper[:, None]]
             if self.noise > 0:
-                for t, offset in enumerate(detours(rng, self.noise, free)):
-                    joints[t] = self.ik.nudge(arm, joints[t], offset)
-            columns += [joints, gripper[:, None]]
-        return np.concatenate(columns, axis=1).astype(np.float32)
+                offsets = detours(rng, self.noise, free)
+                joints = np.stack([self.ik.nudge(arm, *each) for each in zip(joints, offsets, strict=True)])
+            commanded += [joints, gripper[:, None]]
+        commands, intentions = (np.concatenate(c, axis=1).astype(np.float32) for c in (commanded, intended))
+        return commands, intentions
 
     def _path(self, arm: str, waypoints: list[Waypoint]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Joints (T, 6), gripper openings (T,), and whether a detour is allowed (T,), at every step."""
@@ -208,8 +220,9 @@ def detours(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.nd
         while stop - t >= 20:
             duration = min(int(rng.integers(20, 50)), stop - t)
             bump = np.sin(np.pi * np.arange(duration) / duration) ** 2
-            offset[t : t + duration] = bump[:, None] * rng.normal(0.0, size, 3)
+            offset[t : t + duration] = bump[:, None] * rng.normal(0.0, size, 3) * [1, 1, 0.5]
             t += duration
+    offset[:, 2] = np.abs(offset[:, 2])  # upwards: the table is below
     return offset
 
 

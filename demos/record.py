@@ -153,7 +153,8 @@ class _Recorder:
         ) as writer:
             for step in rollout(self.venv, self.expert, [seed], always_look=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
-                writer.append(observation, step.action[0], float(step.reward[0]))
+                intended = self.expert.intended[0] if self.config.noise else None
+                writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
                 if step.last and success[0]:
                     return writer.close(*success)

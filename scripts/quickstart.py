@@ -44,6 +44,7 @@ class Size:
     videos: int
 
 
+NOISE = 0.05  # m; see demos/experts.py
 FULL = Size(demonstrations=50, steps=None, rollouts=100, videos=4)
 FAST = Size(demonstrations=5, steps=150, rollouts=8, videos=1)
 
@@ -55,7 +56,9 @@ def main(args: Args) -> None:
     train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", args.wandb]
     train += [] if size.steps is None else ["--steps", size.steps, "--warmup-steps", size.steps // 10]
     seconds = {
-        "recording": step("record.py", "--task", args.task, "--episodes", size.demonstrations, "--out", data),
+        "recording": step(
+            "record.py", "--task", args.task, "--episodes", size.demonstrations, "--noise", NOISE, "--out", data
+        ),
         "training": step("train.py", *train, "--resume"),
         "rollouts": step(
             "rollout.py", "--checkpoint", policy, "--episodes", size.rollouts, "--videos", size.videos,

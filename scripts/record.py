@@ -38,7 +38,7 @@ class Args:
     workers: int = min(2, os.cpu_count() or 1)
     """Processes that simulate and write."""
     noise: float = 0.0
-    """Size in metres of the expert's detours, from which it recovers; 0.01 to 0.03 is useful."""
+    """Size in metres of the expert's detours, from which it recovers; 0.02 to 0.05 is useful."""
 
 
 def main(args: Args) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -154,3 +155,11 @@ def test_errors_say_what_would_work(tmp_path):
     assert message(tmp_path / "no_state", 6, use_env_state=True) == (
         "object poses (env_state) were asked for, but /no_state has none"
     )
+
+
+def test_targets_are_what_the_expert_intended(tmp_path):
+    [path] = find_episodes(write_episodes(tmp_path, lengths=[20]))
+    with h5py.File(path, "a") as file:
+        file["expert_action"] = np.full((20, 14), 0.5, np.float32)
+    batch = ChunkDataset(tmp_path, 6, cameras=(), val_fraction=0.0).gather(torch.tensor([3]))
+    assert (batch.action == 0.5).all()

@@ -74,7 +74,7 @@ def test_rotation_vector_is_axis_times_angle():
 def test_experts_stay_in_one_family_of_poses(env_id):
     """The forearm never rolls and no wrist flips: demonstrations with several modes are hard to imitate."""
     env, expert = gym.make(env_id, disable_env_checker=True), ScriptedExpert(env_id)
-    commands = np.stack([expert.commands(seed, env.reset(seed=seed)[0]["env_state"]) for seed in range(20)])
+    commands = np.stack([expert.commands(seed, env.reset(seed=seed)[0]["env_state"])[0] for seed in range(20)])
     assert np.abs(commands[..., [3, 10]]).max() < 0.01
     assert np.ptp(commands[:, :, [4, 11]], axis=0).max() < 0.6
 
@@ -162,9 +162,9 @@ def test_failures_are_rejected_and_counted(tmp_path, monkeypatch):
     honest = ScriptedExpert.commands
 
     def sometimes(self, seed, env_state):
-        commands = honest(self, seed, env_state)
+        commands, intentions = honest(self, seed, env_state)
         commands[:, 13] = commands[:, 13] if seed % 2 == 0 else 1.0  # never closes its right hand
-        return commands
+        return commands, intentions
 
     monkeypatch.setattr(ScriptedExpert, "commands", sometimes)
     config = RecordConfig(TASKS[0], CAMERAS)
@@ -189,7 +189,7 @@ def test_recording_with_other_settings_into_a_folder_is_refused(tmp_path):
 
 def test_a_hopeless_recording_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("demos.record.MAX_REJECTED_IN_A_ROW", 2)
-    monkeypatch.setattr(ScriptedExpert, "commands", lambda self, seed, state: np.zeros((400, 14), np.float32))
+    monkeypatch.setattr(ScriptedExpert, "commands", lambda *_: (np.zeros((400, 14), np.float32),) * 2)
     with pytest.raises(EpisodeError, match="the expert failed on 2 seeds in a row; 0 episodes are kept"):
         record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
 
@@ -200,6 +200,16 @@ def test_replay_repeats_the_states_exactly(tmp_path):
     assert result.qpos_difference == 0.0
     assert result.success
     assert (tmp_path / "film.mp4").stat().st_size > 10_000
+
+
+def test_detours_are_commanded_and_the_path_is_intended(tmp_path):
+    record(RecordConfig(TASKS[0], CAMERAS), tmp_path / "plain", 1)
+    record(RecordConfig(TASKS[0], CAMERAS, noise=0.02), tmp_path / "noisy", 1)
+    plain, noisy = (Episode(tmp_path / name / "episode_0.hdf5") for name in ("plain", "noisy"))
+    assert plain.expert_action is None
+    assert noisy.expert_action is not None
+    np.testing.assert_array_equal(noisy.expert_action, plain.action)
+    assert np.abs(noisy.action - plain.action).max() > 0.02
 
 
 def test_replay_notices_a_changed_action(tmp_path):

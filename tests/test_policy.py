@@ -306,3 +306,14 @@ def test_registry_builds_each_policy_from_its_config():
     assert (policy.chunk_size, policy.cameras, policy.uses_env_state) == (6, (), True)
     assert make_policy(TINY, SPEC).cameras == ("top", "left", "right")
     assert ACTConfig(cameras=["top"]).cameras == ("top",), "a config read from JSON"  # pyright: ignore
+
+
+def test_noise_on_the_joint_positions_is_for_training_only():
+    batch = make_batch()
+    noisy = make(replace(BLIND, qpos_noise=1.0, use_vae=False))
+    first, second = (noisy(batch)["loss"] for _ in range(2))
+    assert first != second
+    noisy.eval()
+    torch.testing.assert_close(noisy(batch)["loss"], noisy(batch)["loss"], rtol=0, atol=0)
+    quiet = make(replace(BLIND, use_vae=False)).eval()
+    torch.testing.assert_close(noisy(batch)["loss"], quiet(batch)["loss"], rtol=0, atol=0)

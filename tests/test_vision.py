@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, make_policy, vision
-from act.policies.vision import CameraEncoder
+from act.policies.vision import CameraEncoder, Keypoints
 
 PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
 
@@ -193,3 +193,26 @@ def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):
     restored.load_state_dict(policy.state_dict())
     observation = make_batch().observation
     assert torch.equal(policy.predict(observation), restored.predict(observation))
+
+
+def test_keypoints_are_where_the_heat_is():
+    """One hot cell: its coordinates, (y, x) in -1 … 1. It moves one cell to the right: so does the point."""
+    keypoints = Keypoints(channels=1, keypoints=1, d_model=8)
+    keypoints.project = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    nn.init.constant_(keypoints.heat.weight, 50.0)
+    features = torch.zeros(2, 1, 5, 9)
+    features[0, 0, 1, 2] = features[1, 0, 1, 3] = 1.0
+    torch.testing.assert_close(keypoints(features), torch.tensor([[-0.5, -0.5], [-0.5, -0.25]]))
+
+
+def test_keypoints_make_one_token_per_camera():
+    batch = make_batch()
+    plain, pointing = make(TINY), make(replace(TINY, keypoints=4))
+    assert plain.vision is not None
+    assert pointing.vision is not None
+    images = batch.observation.images
+    (tokens, _), (more, position) = plain.vision(images), pointing.vision(images)
+    assert more.shape[1] == tokens.shape[1] + len(images) == len(position)
+    assert pointing.predict(batch.observation).shape == batch.action.shape
+    pointing(batch)["loss"].backward()
+    assert all(p.grad is not None for p in pointing.vision.keypoints.parameters())

@@ -11,6 +11,7 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
+- Two options of ours, off by default: keypoints (`vision.Keypoints`) and noise on the joint positions in training.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -78,8 +79,9 @@ class ACTConfig:
     """One backbone for all cameras, or one each."""
     keypoints: int = 0
     """Keypoints found in each picture, whose coordinates make one more token; 0, as published, for none."""
-    positions_in_values: bool = False
-    """Add the positions of image tokens to the tokens themselves; as published they only steer attention."""
+    qpos_noise: float = 0.0
+    """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
+    gives away where it is going; with noise the policy has to look. 0 as published."""
     backbone_lr: float | None = None
     """Learning rate of the backbone; None: that of the rest."""
 
@@ -98,7 +100,7 @@ class ACTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        for name in ("kl_weight", "backbone_lr", "keypoints"):
+        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.backbone_weights not in ("imagenet", "none"):
@@ -238,7 +240,10 @@ class ACTPolicy(Policy):
     def _decode(self, observation: Observation, z: Tensor | None) -> Tensor:
         """Normalised actions (B, k, A) from an observation and z (B, latent_dim)."""
         vectors = [] if z is None else [self.latent_proj(z)]
-        vectors.append(self.qpos_proj(self.normalizer.normalize("qpos", observation.qpos)))
+        qpos = self.normalizer.normalize("qpos", observation.qpos)
+        if self.training and self.config.qpos_noise:
+            qpos = qpos + self.config.qpos_noise * torch.randn_like(qpos)
+        vectors.append(self.qpos_proj(qpos))
         if self.env_state_proj is not None:
             if observation.env_state is None:
                 raise ConfigError("the policy looks at object poses (env_state), given none")
@@ -246,8 +251,6 @@ class ACTPolicy(Policy):
         tokens, position = torch.stack(vectors, dim=1), self.vector_position
         if self.vision is not None:
             image_tokens, image_position = self.vision(observation.images)
-            if self.config.positions_in_values:
-                image_tokens = image_tokens + image_position
             tokens = torch.cat([tokens, image_tokens], dim=1)
             position = torch.cat([position, image_position])
         memory = self.encoder(tokens, position)
