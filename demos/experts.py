@@ -11,6 +11,9 @@ off its way and back again, while what the expert intends stays the path itself.
 away where it is going, they have to look.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +80,7 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
             Waypoint(265, offered, side, OPEN, straight=True),
             Waypoint(290, offered, side, CLOSED, straight=True),
             Waypoint(320, offered, side, CLOSED, straight=True),
-            Waypoint(370, offered + [-0.10, 0, 0.02], side, CLOSED),
+            Waypoint(370, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
         ],
     }
 

@@ -4,6 +4,9 @@ Six joints reach a six-dimensional pose, so each arm is solved alone. A path is 
 starting from the last: the result is as smooth as the path.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import mujoco
 import numpy as np
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
+from gymnasium.vector import SyncVectorEnv
 
 from demos.episode import Episode, EpisodeError, EpisodeSpec, EpisodeWriter, find_episodes
 from demos.experts import ScriptedExpert
@@ -141,6 +142,7 @@ class _Recorder:
         self.config, self.folder = config, folder
         self.venv = make_vector_env(config.env_id, cameras=config.cameras)
         self.expert = ScriptedExpert(config.env_id, config.noise)
+        assert isinstance(self.venv, SyncVectorEnv)
         self.spec = spec_of(self.venv.envs[0])
 
     def __call__(self, seed: int) -> Path | None:

@@ -3,6 +3,9 @@
 A task is a subclass in a file of its own: its model, where its objects are placed, its reward stages, its success.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -247,6 +250,6 @@ class BimanualEnv(gym.Env):
         self._viewer.sync()
 
 
-def pose(x: float, y: float, z: float) -> np.ndarray:
-    """A pose (7,) without rotation."""
-    return np.array([x, y, z, 1.0, 0.0, 0.0, 0.0])
+def pose(place: np.ndarray, height: float) -> np.ndarray:
+    """A pose (7,) without rotation, above a place (2,) on the table."""
+    return np.array([*place, height, 1.0, 0.0, 0.0, 0.0])

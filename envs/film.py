@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
-from gymnasium.vector import VectorEnv
 
 from envs.aloha import FPS
-from envs.rollout import Step
+from envs.rollout import Step, VectorEnv
 
 EVERY = 2  # steps per frame: 25 frames a second in real time
 

@@ -28,7 +28,7 @@ class InsertionEnv(BimanualEnv):
     def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         peg = rng.uniform((0.1, 0.4), (0.2, 0.6))
         socket = rng.uniform((-0.2, 0.4), (-0.1, 0.6))
-        return {"peg": pose(*peg, 0.05), "socket": pose(*socket, 0.05)}
+        return {"peg": pose(peg, 0.05), "socket": pose(socket, 0.05)}
 
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
         def touch(a: str, b: str) -> bool:

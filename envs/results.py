@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from envs.aloha import FPS
-from envs.rollout import Agent, Step, rollout
+from envs.rollout import Agent, Step, VectorEnv, rollout
 
 
 @dataclass(frozen=True)

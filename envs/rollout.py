@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+VectorEnv = AsyncVectorEnv | SyncVectorEnv
+"""Environments side by side, in processes of their own or in this one."""
 
 
 class Agent(Protocol):

@@ -21,8 +21,7 @@ class TransferCubeEnv(BimanualEnv):
     objects = ("cube",)
 
     def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        x, y = rng.uniform((0.0, 0.4), (0.2, 0.6))
-        return {"cube": pose(x, y, 0.05)}
+        return {"cube": pose(rng.uniform((0.0, 0.4), (0.2, 0.6)), 0.05)}
 
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
         return {

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -179,7 +179,7 @@ def bench_file(args: Args) -> dict[str, float]:
     return figures
 
 
-def _median_ms(episode: Episode, steps: Sequence[int]) -> float:
+def _median_ms(episode: Episode, steps: Iterable[int]) -> float:
     times = []
     for t in steps:
         start = time.perf_counter()

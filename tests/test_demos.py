@@ -1,5 +1,8 @@
 """Laws of inverse kinematics, experts, recording and replay."""
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import os
 import signal
 import subprocess
@@ -18,7 +21,7 @@ from demos.experts import ScriptedExpert, detours, minimum_jerk
 from demos.ik import BimanualIK, rotation_vector
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
-from envs.aloha import HOME_ARM
+from envs.aloha import ARM_JOINTS, HOME_ARM
 from envs.results import evaluate
 from envs.rollout import make_vector_env, rollout
 
@@ -49,7 +52,7 @@ def test_ik_inverts_forward_kinematics(ik, arm):
 def test_ik_respects_joint_limits_and_says_how_far_it_missed(ik):
     _, rotation = ik.forward("left", np.array(HOME_ARM))
     joints, miss, _ = ik.solve("left", np.array([2.0, 0.5, 0.3]), rotation, np.array(HOME_ARM))
-    limits = np.stack([ik.model.joint(f"left_{name}").range for name in envs.aloha.ARM_JOINTS])
+    limits = np.stack([ik.model.joint(f"left_{name}").range for name in ARM_JOINTS])
     assert (joints >= limits[:, 0]).all()
     assert (joints <= limits[:, 1]).all()
     assert miss > 1.0

@@ -1,5 +1,8 @@
 """Laws of the environments: the Gymnasium contract, determinism, physics that holds and grasps, stages and success."""
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import subprocess
 import sys
 import warnings
@@ -9,13 +12,12 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import VectorEnv
 
 import envs
 from demos.experts import ScriptedExpert
 from envs.aloha import CAMERAS, HOME_ACTION, JOINT_NAMES, finger_from_gripper, gripper_from_finger
 from envs.bimanual import BimanualEnv
-from envs.rollout import look, make_vector_env
+from envs.rollout import VectorEnv, look, make_vector_env
 from envs.transfer_cube import TransferCubeEnv
 
 TASKS = list(envs.TASKS.values())
@@ -81,7 +83,7 @@ def test_every_camera_sees_something():
 def follow(venv: VectorEnv, seeds: list[int], steps: int) -> list[np.ndarray]:
     """Every observation of an episode of small random moves per seed, pictures at the end included: one array each."""
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    observation, _ = venv.reset(seed=seeds)
+    observation, _ = venv.reset(seed=[*seeds])
     seen = [[*observation.values()]]
     for _ in range(steps):
         action = np.stack([HOME_ACTION + rng.normal(0, 0.1, 14) for rng in rngs]).astype(np.float32)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-import envs
+from envs.aloha import HOME_ACTION
 from envs.results import command_jerk, evaluate, summarize, wilson_interval
 from envs.rollout import make_vector_env, rollout
 from tests.test_envs import SETTINGS, TASKS
@@ -27,7 +27,7 @@ class Wanderer:
     def __call__(self, observation):
         self.saw.append("images/top" in observation)
         self.t += 1
-        return np.stack([envs.aloha.HOME_ACTION + rng.normal(0, 0.2, 14) for rng in self.rngs])
+        return np.stack([HOME_ACTION + rng.normal(0, 0.2, 14) for rng in self.rngs])
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 3])
