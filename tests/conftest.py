@@ -1,3 +1,6 @@
 """Imported before any test."""
 
-import envs  # noqa: F401 - before MuJoCo, so that it renders without a display
+import os
+
+# Two test processes with one thread each: tensors are tiny here, and threads that wait for each other are slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
