@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from test_envs import SETTINGS, TASKS
 
 from envs.aloha import HOME_ACTION
 from envs.results import command_jerk, evaluate, summarize, wilson_interval
 from envs.rollout import make_vector_env, rollout
-from tests.test_envs import SETTINGS, TASKS
 
 
 class Wanderer:
