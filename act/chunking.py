@@ -71,14 +71,15 @@ class ChunkExecutor(ABC):
 
 
 class RecedingHorizon(ChunkExecutor):
-    """Executes the first `execute` actions of a chunk, then asks for the next chunk.
+    """Executes the first `execute` actions of a chunk, half of them by default, then asks for the next chunk.
 
     Raises:
         ConfigError: `execute` is not in 1 … chunk_size.
     """
 
-    def __init__(self, chunk_size: int, execute: int):
+    def __init__(self, chunk_size: int, execute: int | None = None):
         super().__init__(chunk_size)
+        execute = -(-chunk_size // 2) if execute is None else execute
         if not 1 <= execute <= chunk_size:
             raise ConfigError(f"cannot execute {execute} actions of a chunk of {chunk_size}: choose 1 to {chunk_size}")
         self.execute = execute

@@ -69,7 +69,7 @@ class Args:
 def executor_for(args: Args, policy: Policy) -> ChunkExecutor:
     if args.ensemble is not None:
         return TemporalEnsemble(policy.chunk_size, args.ensemble, args.every)
-    return RecedingHorizon(policy.chunk_size, args.execute or -(-policy.chunk_size // 2))
+    return RecedingHorizon(policy.chunk_size, args.execute)
 
 
 def main(args: Args) -> None:

@@ -162,7 +162,7 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
 
     def success(policy: Policy) -> dict[str, float]:
         check_env_matches(policy, env_spec)
-        executor = RecedingHorizon(policy.chunk_size, -(-policy.chunk_size // 2))  # as scripts/rollout.py by default
+        executor = RecedingHorizon(policy.chunk_size)  # as scripts/rollout.py by default
         summary = summarize(evaluate(venv, PolicyAgent(policy, executor), seeds))
         return {name: summary[name] for name in ("success_rate", "success_rate_published", "mean_jerk")}
 
