@@ -80,7 +80,7 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
             Waypoint(265, offered, side, OPEN, straight=True),
             Waypoint(290, offered, side, CLOSED, straight=True),
             Waypoint(320, offered, side, CLOSED, straight=True),
-            Waypoint(370, offered + [-0.10, 0, 0.02], side, CLOSED),
+            Waypoint(370, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
         ],
     }
 

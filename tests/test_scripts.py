@@ -88,6 +88,21 @@ def test_rollout_reports_every_seed(line):
     assert (folder / "run" / "rollout" / "seed_100000.mp4").stat().st_size > 1000
 
 
+def test_compare_counts_the_seeds_that_differ(line, tmp_path):
+    folder, _ = line
+    results = json.loads((folder / "results.json").read_text())
+    for name, outcomes in {"base": (True, False, True), "other": (True, True, False)}.items():
+        for episode, success in zip(results["episodes"], outcomes, strict=True):
+            episode["success"] = success
+        (tmp_path / f"{name}.json").write_text(json.dumps(results))
+    run = script("compare.py", "base.json", "other.json", "--png", "picture.png", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    head, base, other, _ = run.stdout.splitlines()
+    won = head.index("won") + 2
+    assert (base[won], other[won], other[won + 6]) == ("-", "1", "1")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
 def test_training_and_rollout_are_one_wandb_run(line):
     folder, _ = line
     runs = list((folder / "run" / "wandb").glob("offline-run-*"))
@@ -127,6 +142,8 @@ def test_training_and_rollout_are_one_wandb_run(line):
             "error: run holds a run with other settings",
         ),
         (["train.py", "--data", "data", "--out", "run", *TINY], "error: run already holds this run; use --resume"),
+        (["compare.py", "nowhere.json"], "error: nowhere.json: no such file"),
+        (["compare.py", "run/config.json"], "error: run/config.json does not hold results"),
         (["rollout.py", "--checkpoint", "nowhere.pt"], "error: nowhere.pt: no such checkpoint"),
         (["rollout.py", "--checkpoint", "run", "--execute", "99"], "error: cannot execute 99 actions of a chunk of 20"),
     ],
