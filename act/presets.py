@@ -20,7 +20,8 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             backbone_weights="none",
             backbone_width=0.5,
             backbone_stride=16,
-            keypoints=16,
+            keypoints=32,
+            keypoint_stride=8,
         ),
         TrainConfig(
             steps=10_000,

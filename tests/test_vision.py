@@ -80,8 +80,8 @@ def test_images_are_normalised_as_imagenet_and_stay_channels_last():
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: int):
-    net = vision.make_backbone("resnet18", "none", stride=stride, width=0.25)
-    channels, height, width = vision.feature_map_shape(net, (64, 96))
+    net = vision.make_backbone("resnet18", "none", strides=[stride], width=0.25)
+    (channels, height, width), _ = vision.feature_map_shapes(net, (64, 96))
     assert (height, width) == (64 // stride, 96 // stride)
     assert channels == {4: 16, 8: 32, 16: 64, 32: 128}[stride]
     assert hasattr(net, "layer4") == (stride == 32)
@@ -89,8 +89,8 @@ def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d"])
 def test_width_narrows_every_layer_stem_included(name: str):
-    net = vision.make_backbone(name, "none", stride=16, width=0.25)
-    whole = vision.make_backbone(name, "none", stride=16)
+    net = vision.make_backbone(name, "none", strides=[16], width=0.25)
+    whole = vision.make_backbone(name, "none", strides=[16])
     for (layer, narrow), wide in zip(net.named_modules(), whole.modules(), strict=True):
         if isinstance(narrow, nn.Conv2d) and isinstance(wide, nn.Conv2d):
             assert narrow.out_channels * 4 == wide.out_channels, layer
@@ -139,7 +139,7 @@ def test_cached_weights_are_used_without_the_network(tmp_path, monkeypatch: pyte
     safetensors.torch.save_file(donor.state_dict(), file)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
     monkeypatch.setattr(vision, "_probe", lambda _: pytest.fail("the network was asked"))
-    net = vision.make_backbone("test_resnet", "imagenet", stride=16)
+    net = vision.make_backbone("test_resnet", "imagenet", strides=[16])
     for name, value in net.state_dict().items():
         assert torch.equal(value, donor.state_dict()[name]), name
 
@@ -172,7 +172,7 @@ def test_a_download_that_breaks_off_names_the_flag_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(vision, "_probe", lambda _: None)
     monkeypatch.setattr(timm, "create_model", breaks_off)
     with pytest.raises(ConfigError) as error:
-        vision.make_backbone("resnet18", "imagenet", stride=32)
+        vision.make_backbone("resnet18", "imagenet", strides=[32])
     assert str(error.value) == (
         "cannot get the ImageNet weights of resnet18 (OSError: Consistency check failed: file should be of size "
         "46807446 but has size 17); use --backbone-weights none to train it from scratch"
@@ -183,7 +183,7 @@ def test_offline_mode_is_respected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set and the weights are not in the cache\); use --back"):
-        vision.make_backbone("resnet18", "imagenet", stride=32)
+        vision.make_backbone("resnet18", "imagenet", strides=[32])
 
 
 def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):

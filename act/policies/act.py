@@ -79,6 +79,9 @@ class ACTConfig:
     """One backbone for all cameras, or one each."""
     keypoints: int = 0
     """Keypoints found in each picture, whose coordinates make one more token; 0, as published, for none."""
+    keypoint_stride: int | None = None
+    """Which feature map they are found in; None: the one that becomes tokens. A finer one, 8 say, is on the way to it
+    and tells places more exactly."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -100,6 +103,11 @@ class ACTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if (self.keypoint_stride or 0) > self.backbone_stride:
+            raise ConfigError(
+                f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
+                "choose a smaller one"
+            )
         for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -213,7 +221,7 @@ class ACTPolicy(Policy):
             make_backbone(
                 config.backbone,
                 config.backbone_weights,
-                stride=config.backbone_stride,
+                strides=sorted({config.backbone_stride, config.keypoint_stride or config.backbone_stride}),
                 width=config.backbone_width,
                 pretrained=pretrained,
             )

@@ -28,9 +28,9 @@ class CameraEncoder(nn.Module):
     Args:
         cameras: name → (height, width).
         d_model: width of a token, a multiple of 4.
-        backbones: networks from `make_backbone`: one for all cameras, or one each.
+        backbones: networks from `make_backbone`: one for all cameras, or one each. Their coarsest map becomes tokens.
         frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
-        keypoints: how many to find in each camera's picture; they make one more token each. 0: none.
+        keypoints: how many to find in the finest map of each camera; they make one more token each. 0: none.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -64,14 +64,13 @@ class CameraEncoder(nn.Module):
 
         channels, positions, owners = [], [], []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
-            c, h, w = feature_map_shape(backbones[i], cameras[group[0]])
-            channels.append(c)
+            (fine, *_), (c, h, w) = feature_map_shapes(backbones[i], cameras[group[0]])
+            channels.append((fine, c))
             positions += [sinusoid_2d(h, w, d_model)] * len(group)
             owners += [name for name in group for _ in range(h * w)]
-        self.projections = nn.ModuleList(nn.Linear(c, d_model) for c, _ in zip(channels, backbones, strict=False))
-        self.keypoints = nn.ModuleList(
-            Keypoints(c, keypoints, d_model) for c, _ in zip(channels, backbones, strict=False) if keypoints
-        )
+        channels = channels[: len(backbones)]
+        self.projections = nn.ModuleList(nn.Linear(c, d_model) for _, c in channels)
+        self.keypoints = nn.ModuleList(Keypoints(c, keypoints, d_model) for c, _ in channels if keypoints)
         if keypoints:
             owners += [name for group in self.groups for name in group]
             positions.append(torch.zeros(len(names), d_model))
@@ -103,11 +102,11 @@ class CameraEncoder(nn.Module):
             frames = torch.cat([images[name] for name in group])
             # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
             x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
-            features = self.backbones[i](x)[0]
-            flat = rearrange(features, "(n b) c h w -> b (n h w) c", n=len(group))
+            maps = self.backbones[i](x)
+            flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
             tokens.append(self.projections[i](flat))
             if self.keypoints:
-                points.append(rearrange(self.keypoints[i](features), "(n b) d -> b n d", n=len(group)))
+                points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
         position = self.position
         if self.camera_embedding is not None:
             position = position + self.camera_embedding(self.camera_of_token)
@@ -145,14 +144,19 @@ class Keypoints(nn.Module):
 
 
 def make_backbone(
-    name: str, weights: Literal["imagenet", "none"], *, stride: int, width: float = 1.0, pretrained: bool = True
+    name: str,
+    weights: Literal["imagenet", "none"],
+    *,
+    strides: Sequence[int],
+    width: float = 1.0,
+    pretrained: bool = True,
 ) -> nn.Module:
-    """A timm network cut off after one feature map: (B, 3, H, W) → [(B, C, about H / stride, about W / stride)].
+    """A timm network cut off after its last map: (B, 3, H, W) → [(B, C, about H / stride, about W / stride), …].
 
     Args:
         name: a timm model.
         weights: "imagenet" pretrained, or "none".
-        stride: of the feature map; later layers are not built.
+        strides: of the feature maps wanted, finest first; later layers are not built.
         width: multiplies the channels of a ResNet.
         pretrained: False leaves the "imagenet" weights to a checkpoint, so that nothing is downloaded.
 
@@ -169,14 +173,15 @@ def make_backbone(
     try:
         with torch.device("meta"):  # only to learn which feature maps there are
             net: Any = timm.create_model(name, **settings)
-        strides = net.feature_info.reduction()
+        known = net.feature_info.reduction()
     except (TypeError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"backbone {name} with width {width:g} gives no feature maps ({reason})") from error
-    if stride not in strides:
-        known = ", ".join(str(s) for s in strides)
-        raise ConfigError(f"backbone {name} has no feature map at stride {stride}; it has {known}")
-    settings["out_indices"] = (strides.index(stride),)
+    for stride in strides:
+        if stride not in known:
+            has = ", ".join(str(s) for s in known)
+            raise ConfigError(f"backbone {name} has no feature map at stride {stride}; it has {has}")
+    settings["out_indices"] = tuple(known.index(stride) for stride in strides)
     download = pretrained and weights == "imagenet"
     net = _pretrained(name, settings) if download else timm.create_model(name, **settings)
     if width < 1 and isinstance(net.conv1, nn.Conv2d):
@@ -184,8 +189,8 @@ def make_backbone(
     return net.to(memory_format=torch.channels_last)
 
 
-def feature_map_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
-    """(C, h, w) of the features of a frame of `size` (height, width), found out on a blank one.
+def feature_map_shapes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """(C, h, w) of the finest and of the coarsest features of a frame of `size` (height, width), tried on a blank one.
 
     Raises:
         ConfigError: the network cannot work on this size, or does not answer with maps.
@@ -193,15 +198,15 @@ def feature_map_shape(backbone: nn.Module, size: tuple[int, int]) -> tuple[int, 
     mode = backbone.training
     try:
         with torch.no_grad():
-            shape = backbone.eval()(torch.zeros(1, 3, *size))[0].shape
+            maps = backbone.eval()(torch.zeros(1, 3, *size))
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"the backbone cannot work on {size[0]}x{size[1]} frames ({reason}); try resnet18") from error
-    channels: Any = backbone.feature_info
-    if shape[1] != channels.channels()[0]:
+    info: Any = backbone.feature_info
+    if [features.shape[1] for features in maps] != info.channels():
         raise ConfigError("the backbone gives its features in another order than (C, h, w); try resnet18")
     backbone.train(mode)
-    return shape[1], shape[2], shape[3]
+    return [tuple(maps[i].shape[1:]) for i in (0, -1)]
 
 
 def _narrow_stem(net: Any, channels: int) -> None:
