@@ -216,3 +216,22 @@ def test_keypoints_make_one_token_per_camera():
     assert pointing.predict(batch.observation).shape == batch.action.shape
     pointing(batch)["loss"].backward()
     assert all(p.grad is not None for p in pointing.vision.keypoints.parameters())
+
+
+def test_keypoints_can_be_found_in_a_finer_map():
+    """The tokens stay those of the coarser map; the heat maps have the cells of the finer one."""
+    batch, cells = make_batch(), []
+    config = replace(TINY, cameras=("top",), keypoints=4, keypoint_stride=8)
+    fine, coarse = make(config), make(replace(config, keypoint_stride=None))
+    for policy in (coarse, fine):
+        assert policy.vision is not None
+        for points in policy.vision.keypoints:
+            points.register_forward_pre_hook(lambda _, features: cells.append(features[0].shape[-2:].numel()))
+    shapes = [policy.vision(batch.observation.images)[0].shape for policy in (coarse, fine)]
+    assert shapes[0] == shapes[1]
+    assert cells == [3 * 4, 6 * 8]
+
+
+def test_keypoints_coarser_than_the_tokens_are_refused():
+    with pytest.raises(ConfigError, match="keypoint_stride is 32, coarser than backbone_stride 16; choose a smaller"):
+        replace(TINY, keypoints=4, backbone_stride=16, keypoint_stride=32)
