@@ -222,12 +222,10 @@ def test_keypoints_can_be_found_in_a_finer_map():
     """The tokens stay those of the coarser map; the heat maps have the cells of the finer one."""
     batch, cells = make_batch(), []
     config = replace(TINY, cameras=("top",), keypoints=4, keypoint_stride=8)
-    fine, coarse = make(config), make(replace(config, keypoint_stride=None))
-    for policy in (coarse, fine):
-        assert policy.vision is not None
-        for points in policy.vision.keypoints:
-            points.register_forward_pre_hook(lambda _, features: cells.append(features[0].shape[-2:].numel()))
-    shapes = [policy.vision(batch.observation.images)[0].shape for policy in (coarse, fine)]
+    shapes = []
+    for encoder in (make_encoder(replace(config, keypoint_stride=None)), make_encoder(config)):
+        encoder.keypoints[0].register_forward_pre_hook(lambda _, given: cells.append(given[0].shape[-2:].numel()))
+        shapes.append(encoder(batch.observation.images)[0].shape)
     assert shapes[0] == shapes[1]
     assert cells == [3 * 4, 6 * 8]
 
