@@ -8,6 +8,7 @@ A task is a subclass in a file of its own: its model, where its objects are plac
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ from envs.aloha import (
 ASSETS = Path(__file__).parent / "assets"
 
 
-class BimanualEnv(gym.Env):
+class BimanualEnv(gym.Env, ABC):
     """Base of every task.
 
     Observation, a dict with the names that also stand in the episode file:
@@ -138,21 +139,21 @@ class BimanualEnv(gym.Env):
 
     # ---------------------------------------------------------------------------------------------- a task fills in
 
+    @abstractmethod
     def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Object name → pose (7,) at the start of an episode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
         """The boolean terms of the reward stages, from the pairs of parts that touch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stage(self, terms: dict[str, bool]) -> int:
         """The reward, 0 … 4, as published."""
-        raise NotImplementedError
 
+    @abstractmethod
     def holds(self, terms: dict[str, bool]) -> bool:
         """Whether the strict goal is met at this instant; `is_success` needs it for `HOLD_STEPS` steps in a row."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------- Gymnasium API
 
