@@ -2,14 +2,14 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 Args = TypeVar("Args")
 
-USER_ERRORS = {"demos.episode": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
+USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
 """Module → its exception for the person at the keyboard."""
 
 
@@ -34,6 +34,13 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells → a table for the screen: names on the left, figures flush right below their heads."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
+    return "\n".join("  ".join(row) for row in rows)
 
 
 def _line_for_user(error: Exception) -> str:

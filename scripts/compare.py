@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional
 
 from act.errors import ConfigError
-from scripts.common import run
+from scripts.common import columns, run
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
                 f"{inference['p50']:.1f}" if inference else "-",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
-    return "\n".join("  ".join(row) for row in rows)
+    return columns(lines)
 
 
 def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.figures import contact_sheet, joint_plots
-from scripts.common import run
+from scripts.common import columns, run
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ def table(episodes: Sequence[Episode]) -> str:
         told = (episode.seed, episode.expert, _yes_no(episode.success), _yes_no(episode.success_published), reward)
         length = (str(episode.length), f"{episode.length / episode.spec.fps:.1f}", f"{size:.1f}")
         lines.append((episode.path.stem, *length, *("-" if value is None else str(value) for value in told)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return columns(lines)
 
 
 def summary(episodes: Sequence[Episode]) -> str:
