@@ -19,7 +19,7 @@ from act.errors import ConfigError
 from act.policies import POLICIES, make_policy, policy_name
 from act.policies.base import Policy
 from act.run_folder import RunFolder
-from demos.episode import EpisodeSpec
+from demos.spec import EpisodeSpec
 
 FORMAT = 1
 

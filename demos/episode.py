@@ -1,4 +1,4 @@
-"""The file of one demonstration, as ACT and ALOHA lay it out: written streaming, checked when opened.
+"""The file of one demonstration, as ACT and ALOHA lay it out: checked when opened. `demos.writer` writes it.
 
     /                               attributes: sim, and ours: format_version, env_id, task, fps, cameras, joint_names,
                                     action_layout, seed, expert, success, success_published, max_reward, versions
@@ -12,17 +12,13 @@
 Plain h5py reads these files as it reads those of https://github.com/tonyzhaozh/act. The reader also takes the
 originals, files of real robots (`sim` False, four cameras, `effort`) and the JPEG variant of
 https://github.com/MarkFzp/act-plus-plus (`compress` True; a frame is a row of bytes with zeros behind).
-No other module opens HDF5.
+No other module than these two opens HDF5.
 """
 
 import io
-import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,197 +26,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from demos.partial import PartialFile
-
-FORMAT_VERSION = 1
-SEEN = ("qpos", "qvel", "env_state")
-GZIP_LEVEL = 1  # 400 frames of 480 × 640 of the transfer cube: 15 MB, 3 ms to write one; level 6: 10 MB, 6 ms
-ACTION_LAYOUT = "absolute joint position targets [rad], grippers 0 closed .. 1 open"
-ALOHA_JOINTS = tuple(
-    f"{side}_{joint}"
-    for side in ("left", "right")
-    for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
-)
-
-
-class EpisodeError(ValueError):
-    """A data file or folder that cannot be used: one line that names it, what is wrong and what would work."""
-
-
-@dataclass(frozen=True)
-class EpisodeSpec:
-    """What an episode contains: the same for all episodes of a dataset, for the policy and for its environment."""
-
-    joint_names: tuple[str, ...]
-    cameras: dict[str, tuple[int, int]]
-    """Camera → (height, width) in pixels, in the order in which policies see them."""
-    fps: float = 50.0
-    env_id: str = ""
-    task: str = ""
-    env_state_dim: int = 0
-    """Length of the object poses; 0 where there are none."""
-    action_layout: str = ACTION_LAYOUT
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        cameras = {name: list(size) for name, size in self.cameras.items()}
-        return asdict(self) | {"joint_names": list(self.joint_names), "cameras": cameras}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EpisodeSpec":
-        """The inverse of `to_dict`."""
-        cameras = {name: (int(height), int(width)) for name, (height, width) in values["cameras"].items()}
-        return cls(**{**values, "joint_names": tuple(values["joint_names"]), "cameras": cameras})
-
-    def differences(self, other: "EpisodeSpec") -> list[str]:
-        """Where the two disagree, each such as "camera top is 120x160 here, 480x640 there"."""
-        mine, theirs = self._in_words(), other._in_words()
-        differing = [what for what in mine if theirs.get(what, mine[what]) != mine[what]]
-        return [f"{what} is {mine[what]} here, {theirs[what]} there" for what in differing]
-
-    def _in_words(self) -> dict[str, str]:
-        return {
-            "the list of cameras": f"[{', '.join(self.cameras)}]",
-            **{f"camera {name}": f"{height}x{width}" for name, (height, width) in self.cameras.items()},
-            "the list of joints": f"[{', '.join(self.joint_names)}]",
-            "env_state_dim": str(self.env_state_dim),
-            "fps": f"{self.fps:g}",
-            **{name: repr(getattr(self, name)) for name in ("env_id", "task", "action_layout")},
-        }
-
-
-class EpisodeWriter:
-    """Writes one episode step by step; it appears under its name only when it is whole.
-
-    Frames go to a hidden partial file as they come, the small arrays follow in `close`, which renames the partial
-    file to `path` in one step. Leaving the context in any other way removes everything.
-
-    Args:
-        path: the file to be, such as `data/transfer_cube/episode_3.hdf5`. Must not exist.
-        spec: what every step will contain.
-        seed: of the environment: it tells the episode's whole story.
-        expert: who acted.
-        attributes: more root attributes (text, numbers, booleans), such as the noise level.
-
-    Raises:
-        EpisodeError: the file exists, a step does not fit the spec, or writing fails (no space left, say).
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        spec: EpisodeSpec,
-        *,
-        seed: int,
-        expert: str,
-        attributes: Mapping[str, Any] | None = None,
-    ):
-        self.path = Path(path)
-        if self.path.exists():
-            raise EpisodeError(f"{self.path}: exists already; choose another name or remove it")
-        joints = (len(spec.joint_names),)
-        self._shapes = {"qpos": joints, "qvel": joints, "action": joints, "reward": ()}
-        if spec.env_state_dim:
-            self._shapes["env_state"] = (spec.env_state_dim,)
-        self._steps: dict[str, list[np.ndarray]] = {name: [] for name in self._shapes}
-        with _failures_named(self.path):
-            self._disk = PartialFile(self.path)
-        self._file = h5py.File(self._disk, "w")
-        self._images = {
-            name: self._file.create_dataset(
-                f"observations/images/{name}",
-                shape=(0, height, width, 3),
-                maxshape=(None, height, width, 3),
-                chunks=(1, height, width, 3),
-                dtype=np.uint8,
-                compression=GZIP_LEVEL,
-            )
-            for name, (height, width) in spec.cameras.items()
-        }
-        self._file.attrs.update(
-            attributes or {},
-            sim=True,
-            format_version=FORMAT_VERSION,
-            env_id=spec.env_id,
-            task=spec.task,
-            fps=spec.fps,
-            cameras=np.array(list(spec.cameras), h5py.string_dtype()),
-            joint_names=np.array(spec.joint_names, h5py.string_dtype()),
-            action_layout=spec.action_layout,
-            seed=seed,
-            expert=expert,
-            versions=json.dumps(_versions()),
-        )
-
-    def append(
-        self,
-        observation: Mapping[str, np.ndarray],
-        action: np.ndarray,
-        reward: float,
-        expert_action: np.ndarray | None = None,
-    ) -> None:
-        """Adds what was seen (qpos, qvel, env_state, images/<camera>), the action then commanded, and its reward.
-
-        If the expert intended something else than was commanded, then all steps of the episode tell `expert_action`.
-        """
-        values, t = {**observation, "action": action, "reward": reward}, len(self._steps["action"])
-        if expert_action is not None:
-            values["expert_action"] = expert_action
-            if t == 0:
-                self._shapes["expert_action"], self._steps["expert_action"] = self._shapes["action"], []
-        with self._writing():
-            for name, shape in self._shapes.items():
-                value = np.array(values[name], np.float32)
-                if value.shape != shape or not np.isfinite(value).all():
-                    given = "NaN or infinite values" if value.shape == shape else f"shape {value.shape}"
-                    raise EpisodeError(
-                        f"{self.path}: step {t}: {name} has {given}; it must be finite, of shape {shape}"
-                    )
-                self._steps[name].append(value)
-            for name, images in self._images.items():
-                frame, shape = values[f"images/{name}"], images.shape[1:]
-                if frame.shape != shape or frame.dtype != np.uint8:
-                    given = f"{frame.dtype} of shape {frame.shape}"
-                    raise EpisodeError(
-                        f"{self.path}: step {t}: camera {name} gives uint8 of shape {shape}, not {given}"
-                    )
-                images.resize(t + 1, axis=0)
-                # A chunk goes straight to the disk, past HDF5's cache, so that a full disk shows at once.
-                images.id.write_direct_chunk((t, 0, 0, 0), zlib.compress(frame.tobytes(), GZIP_LEVEL))
-            self._disk.check()
-
-    def close(self, success: bool, success_published: bool) -> Path:
-        """Completes the file and gives it its name. Returns its path."""
-        with self._writing():
-            if not self._steps["action"]:
-                raise EpisodeError(f"{self.path}: has no steps; append at least one before close")
-            for name, steps in self._steps.items():
-                self._file[f"observations/{name}" if name in SEEN else name] = np.stack(steps)
-            max_reward = float(max(self._steps["reward"]))
-            self._file.attrs.update(success=success, success_published=success_published, max_reward=max_reward)
-            self._file.close()
-            self._disk.complete()
-        return self.path
-
-    def abort(self) -> None:
-        """Gives the episode up and removes what was written of it; after `close` nothing is left to do."""
-        self._file.close()
-        self._disk.discard()
-
-    def __enter__(self) -> "EpisodeWriter":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.abort()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with _failures_named(self.path):
-                yield
-        except EpisodeError:
-            self.abort()
-            raise
+from demos.spec import ACTION_LAYOUT, ALOHA_JOINTS, FORMAT_VERSION, EpisodeError, EpisodeSpec
 
 
 class Episode:
@@ -401,21 +207,3 @@ def check_dataset(paths: Sequence[str | Path]) -> EpisodeSpec:
 def _plain(value: Any) -> Any:
     """An attribute as h5py gives it → text, numbers, booleans or a list of them."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-@contextmanager
-def _failures_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EpisodeError(
-            f"{path}: cannot be written: {error.strerror or error}; earlier episodes are kept"
-        ) from error
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("bimanual-act", "mujoco", "gymnasium", "numpy", "h5py"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

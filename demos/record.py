@@ -15,8 +15,10 @@ from pathlib import Path
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
-from demos.episode import Episode, EpisodeError, EpisodeSpec, EpisodeWriter, find_episodes
+from demos.episode import Episode, find_episodes
 from demos.experts import ScriptedExpert
+from demos.spec import EpisodeError, EpisodeSpec
+from demos.writer import EpisodeWriter
 from envs.aloha import FPS, JOINT_NAMES
 from envs.bimanual import BimanualEnv
 from envs.rollout import make_vector_env, rollout

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from demos.episode import Episode, EpisodeError
+from demos.episode import Episode
+from demos.spec import EpisodeError
 from envs.film import Film
 from envs.rollout import Step, make_vector_env, rollout
 

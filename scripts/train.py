@@ -30,7 +30,7 @@ from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
 from act.train_config import FREE_ON_RESUME, TrainConfig
-from demos.episode import EpisodeSpec
+from demos.spec import EpisodeSpec
 from scripts.common import run
 from scripts.tracking import Mode, Tracker
 

@@ -6,19 +6,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import BLIND, CONFIG, SPEC
+from tiny import NO_IMAGES, SPEC, TINY
 
 from act.agent import PolicyAgent
 from act.chunking import ChunkExecutor, OpenLoop, RecedingHorizon, TemporalEnsemble
 from act.policies import Observation, Policy, make_policy
 
-K = CONFIG.chunk_size
+K = TINY.chunk_size
 
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     torch.manual_seed(0)
-    return make_policy(dataclasses.replace(CONFIG, cameras=("top",)), SPEC)
+    return make_policy(dataclasses.replace(TINY, cameras=("top",)), SPEC)
 
 
 def observe(t: int, n: int, images: bool = True) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def test_it_looks_only_when_the_policy_is_asked(policy, executor, queries):
 
 
 def test_without_cameras_it_never_looks():
-    agent = PolicyAgent(make_policy(dataclasses.replace(CONFIG, **BLIND), SPEC), OpenLoop(K))
+    agent = PolicyAgent(make_policy(dataclasses.replace(TINY, **NO_IMAGES), SPEC), OpenLoop(K))
     assert agent.cameras == ()
     agent.reset([0], observe(0, 1, images=False))
     assert not agent.looks()

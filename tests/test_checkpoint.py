@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import BLIND, CONFIG, SPEC
+from tiny import NO_IMAGES, SPEC, TINY
 
 from act.checkpoint import FORMAT, check_env_matches, describe, load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
@@ -15,7 +15,7 @@ from act.policies import Observation, Policy, make_policy
 
 def make(**settings) -> Policy:
     torch.manual_seed(0)
-    policy = make_policy(dataclasses.replace(CONFIG, **settings), SPEC)
+    policy = make_policy(dataclasses.replace(TINY, **settings), SPEC)
     policy.normalizer.fit(
         {key: (torch.randn(dim), torch.rand(dim) + 0.5) for key, dim in policy.normalizer.dims.items()}
     )
@@ -35,7 +35,7 @@ def save(path: Path, policy: Policy, /, ema: Policy | None = None, **changes) ->
     return path
 
 
-@pytest.mark.parametrize("settings", [{}, BLIND, {"cameras": ("wrist",), "use_vae": False, "pre_norm": True}])
+@pytest.mark.parametrize("settings", [{}, NO_IMAGES, {"cameras": ("wrist",), "use_vae": False, "pre_norm": True}])
 def test_a_loaded_policy_predicts_what_the_saved_one_did(tmp_path, settings):
     policy, seen = make(**settings), observe()
     loaded = load_policy(save(tmp_path / "a.pt", policy), "cpu")
@@ -46,8 +46,8 @@ def test_a_loaded_policy_predicts_what_the_saved_one_did(tmp_path, settings):
 
 
 def test_averaged_weights_are_what_users_get(tmp_path):
-    policy, seen = make(**BLIND), observe()
-    averaged = make(**BLIND)
+    policy, seen = make(**NO_IMAGES), observe()
+    averaged = make(**NO_IMAGES)
     torch.nn.init.ones_(averaged.get_parameter("action_head.bias"))
     loaded = load_policy(save(tmp_path / "a.pt", policy, ema=averaged), "cpu")
     assert torch.equal(loaded.predict(seen), averaged.predict(seen))
@@ -55,7 +55,7 @@ def test_averaged_weights_are_what_users_get(tmp_path):
 
 def test_imagenet_weights_are_not_downloaded_again(tmp_path, monkeypatch):
     policy = make_policy(
-        dataclasses.replace(CONFIG, backbone_weights="imagenet", backbone_width=1.0), SPEC, pretrained=False
+        dataclasses.replace(TINY, backbone_weights="imagenet", backbone_width=1.0), SPEC, pretrained=False
     )
     path = save(tmp_path / "a.pt", policy)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -64,9 +64,9 @@ def test_imagenet_weights_are_not_downloaded_again(tmp_path, monkeypatch):
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint(tmp_path):
-    save(tmp_path / "last.pt", make(chunk_size=4, **BLIND))
+    save(tmp_path / "last.pt", make(chunk_size=4, **NO_IMAGES))
     assert load_policy(tmp_path, "cpu").chunk_size == 4
-    save(tmp_path / "best.pt", make(chunk_size=5, **BLIND))
+    save(tmp_path / "best.pt", make(chunk_size=5, **NO_IMAGES))
     assert load_policy(tmp_path, "cpu").chunk_size == 5
 
 
@@ -92,7 +92,7 @@ def test_errors_say_what_would_work(tmp_path):
             load_policy(path, "cpu")
         return str(error.value).replace(f"{tmp_path}/", "").replace(str(tmp_path), "runs")
 
-    policy = make(**BLIND)
+    policy = make(**NO_IMAGES)
     whole = save(tmp_path / "a.pt", policy)
     assert message(tmp_path / "b.pt") == (
         "b.pt: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it"
@@ -136,6 +136,6 @@ def test_an_environment_that_shows_something_else_is_refused():
     assert refusal(cameras={"top": (48, 64)}) == text % "camera top is 24x32 here, 48x64 there"
     assert refusal(fps=25.0) == text % "fps is 50 here, 25 there"
     assert "left_waist" in refusal(joint_names=SPEC.joint_names[::-1])
-    policy = make(**BLIND)
+    policy = make(**NO_IMAGES)
     with pytest.raises(ConfigError, match="env_state_dim is 7 here, 14 there"):
         check_env_matches(policy, dataclasses.replace(SPEC, env_state_dim=14))

@@ -22,7 +22,7 @@ def parse(words):
 
 def main(args):
     if args.raises == "episode":
-        from demos.episode import EpisodeError
+        from demos.spec import EpisodeError
         raise EpisodeError("data/episode_0.hdf5: no such file")
     if args.raises == "env":
         from envs import EnvError

@@ -12,7 +12,8 @@ import act.dataset
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.errors import ConfigError
 from act.policies import Batch
-from demos.episode import Episode, EpisodeError, find_episodes
+from demos.episode import Episode, find_episodes
+from demos.spec import EpisodeError
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 import envs
-from demos.episode import Episode, EpisodeError, find_episodes
+from demos.episode import Episode, find_episodes
 from demos.experts import ScriptedExpert, detours, minimum_jerk
 from demos.ik import BimanualIK, rotation_vector
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
+from demos.spec import EpisodeError
 from envs.aloha import ARM_JOINTS, HOME_ARM
 from envs.results import evaluate
 from envs.rollout import make_vector_env, rollout

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demos.episode import ALOHA_JOINTS, EpisodeSpec, EpisodeWriter, find_episodes
+from demos.episode import find_episodes
+from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.writer import EpisodeWriter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "inspect_data.py"
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16), "angle": (8, 8)}, env_id="BimanualInsertion-v0", task="insert")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from einops import repeat
-from tiny_policy import BLIND, SPEC, TINY, make, make_batch
+from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -15,7 +15,7 @@ from act.errors import ConfigError
 from act.normalizer import MIN_STD, Normalizer
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, act, make_policy, policy_name
 from act.policies.transformer import Attention, Encoder, sinusoid_1d, sinusoid_2d
-from demos.episode import ALOHA_JOINTS, EpisodeSpec
+from demos.spec import ALOHA_JOINTS, EpisodeSpec
 
 
 def losses_and_gradients(policy: ACTPolicy, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -282,7 +282,7 @@ def test_impossible_configs_are_refused_when_built(settings: dict, message: str)
 )
 def test_configs_that_do_not_fit_the_episodes_are_refused(settings: dict, spec: dict, message: str):
     with pytest.raises(ConfigError) as error:
-        ACTPolicy(replace(TINY, **settings), replace(SPEC, **spec))
+        ACTPolicy(replace(TINY, **settings), replace(THREE_CAMERAS, **spec))
     assert str(error.value).startswith(message)
 
 
@@ -301,10 +301,10 @@ def test_registry_builds_each_policy_from_its_config():
     for name, (config_type, policy_type) in POLICIES.items():
         assert policy_name(config_type()) == name
         assert issubclass(policy_type, nn.Module)
-    policy = make_policy(BLIND, SPEC)
+    policy = make_policy(BLIND, THREE_CAMERAS)
     assert isinstance(policy, ACTPolicy)
     assert (policy.chunk_size, policy.cameras, policy.uses_env_state) == (6, (), True)
-    assert make_policy(TINY, SPEC).cameras == ("top", "left", "right")
+    assert make_policy(TINY, THREE_CAMERAS).cameras == ("top", "left", "right")
     assert ACTConfig(cameras=["top"]).cameras == ("top",), "a config read from JSON"  # pyright: ignore
 
 

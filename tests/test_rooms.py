@@ -21,7 +21,7 @@ def loaded_by(code: str) -> set[str]:
             {"demos", "act", "scripts", "torch", "h5py"},
         ),
         ("import demos.experts, demos.record, demos.replay", {"act", "scripts", "torch", "wandb"}),
-        ("import demos.episode", {"envs", "mujoco", "gymnasium", "act", "torch"}),
+        ("import demos.episode, demos.writer", {"envs", "mujoco", "gymnasium", "act", "torch"}),
         ("import act.train, act.agent, act.checkpoint", {"envs", "mujoco", "gymnasium", "scripts", "tyro"}),
     ],
 )

@@ -2,17 +2,13 @@
 
 import dataclasses
 import errno
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import BLIND, CONFIG, write_episodes
+from tiny import NO_IMAGES, TINY, write_episodes
 
 from act.checkpoint import load_policy, read_checkpoint
 from act.dataset import ChunkDataset, ShuffledStarts
@@ -23,7 +19,6 @@ from act.presets import PRESETS
 from act.run_folder import RunFolder, write_atomically
 from act.train import Trainer
 from act.train_config import TrainConfig
-from scripts import train as script
 
 ROOT = Path(__file__).parents[1]
 TRAIN = TrainConfig(
@@ -42,27 +37,19 @@ TRAIN = TrainConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("data"))
 
 
-def make_trainer(data: Path, out: Path, *, policy_settings=BLIND, evaluate=None, log=None, **settings) -> Trainer:
+def make_trainer(data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=None, log=None, **settings) -> Trainer:
     config = dataclasses.replace(TRAIN, **settings)
     dataset = ChunkDataset(
-        data, CONFIG.chunk_size, cameras=(), use_env_state=True, val_fraction=config.val_fraction, seed=config.seed
+        data, TINY.chunk_size, cameras=(), use_env_state=True, val_fraction=config.val_fraction, seed=config.seed
     )
     dataset.cache("ram", torch.device("cpu"))
     torch.manual_seed(config.seed)
-    policy = make_policy(dataclasses.replace(CONFIG, **policy_settings), dataset.spec)
+    policy = make_policy(dataclasses.replace(TINY, **{"dropout": 0.1, **policy_settings}), dataset.spec)
     policy.normalizer.fit(dataset.stats())
     folder = RunFolder(out)
     folder.claim({}, resume=True, free=set())
@@ -79,7 +66,7 @@ def test_one_batch_can_be_learned_by_heart(data, tmp_path):
     trainer = make_trainer(
         data,
         tmp_path,
-        policy_settings={**BLIND, "dropout": 0.0, "kl_weight": 0.01},
+        policy_settings={**NO_IMAGES, "dropout": 0.0, "kl_weight": 0.01},
         steps=400,
         schedule="constant",
         lr=3e-3,
@@ -131,7 +118,7 @@ def test_validation_rollouts_and_logging_leave_the_training_alone(data, tmp_path
 
 def test_ema_is_the_average_by_hand_and_takes_the_buffers(data, tmp_path):
     trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None}, steps=5)
-    trainer.dataset = ChunkDataset(data, CONFIG.chunk_size)
+    trainer.dataset = ChunkDataset(data, TINY.chunk_size)
     expected = [p.detach().clone() for p in trainer.policy.parameters()]
     order = ShuffledStarts(trainer.dataset.train, 4, 0)
     for i in range(5):
@@ -163,7 +150,7 @@ def test_learning_rate_rises_and_falls():
 
 def test_each_parameter_group_keeps_its_share(data, tmp_path):
     trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None, "backbone_lr": 1e-4}, steps=3)
-    trainer.dataset = ChunkDataset(data, CONFIG.chunk_size)
+    trainer.dataset = ChunkDataset(data, TINY.chunk_size)
     assert trainer.run()
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-4]  # the end of the warm-up
 
@@ -263,112 +250,3 @@ def test_policy_and_training_settings_have_no_name_in_common():
     for policy, training in PRESETS.values():
         names = [field.name for config in (policy, training) for field in dataclasses.fields(config)]
         assert len(names) == len(set(names))
-
-
-# ---------------------------------------------------------------------------------------------- through the real script
-
-FLAGS = {
-    "chunk-size": 6,
-    "d-model": 16,
-    "n-heads": 2,
-    "ffn-dim": 32,
-    "latent-dim": 4,
-    "backbone-width": 0.125,
-    "steps": 60,
-    "batch-size": 4,
-    "log-every": 2,
-    "val-every": 10,
-    "save-every": 10,
-    "device": "cpu",
-    "dropout": 0.1,
-}
-
-
-def words(data: Path, out: Path, **flags: object) -> list[str]:
-    return [
-        f"--{k.replace('_', '-')}={v}"
-        for k, v in {"data": data, "out": out, **FLAGS, "wandb": "disabled", **flags}.items()
-    ]
-
-
-def call(*args: str) -> int | None:
-    return script.main(script.parse(list(args)))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory) -> Path:
-    """A run of the script that nothing disturbed."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    torch.set_num_threads(1)
-    assert call(*words(data, out)) == 0
-    return out
-
-
-def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))  # no login here, whoever runs this
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"), *words(data, out, wandb="offline")])
-    deadline = time.monotonic() + 120
-    while len(RunFolder(out).history()) < 12 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    killed_at = RunFolder(out).history()[-1]["step"]
-    assert 20 <= killed_at < 60
-    load_policy(out, "cpu")
-
-    assert call("--out", str(out), "--resume", "--wandb", "online") == 0
-    printed = capsys.readouterr().out
-    assert "continuing after step" in printed
-    assert curve(out) == curve(whole)
-    assert (out / "curves.png").stat().st_size > 1000
-    assert not list(out.rglob(".*.part"))
-    run_id = (out / "wandb_id.txt").read_text()
-    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
-    assert "W&B: no login found (run `wandb login`), so this run stays offline" in printed
-    assert f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-" in printed
-
-
-def test_a_run_folder_is_not_overwritten(data, whole):
-    def refusal(*args: str) -> str:
-        with pytest.raises(ConfigError) as error:
-            call(*args)
-        return str(error.value)
-
-    before = (whole / "metrics.jsonl").read_bytes()
-    assert (
-        refusal(*words(data, whole)) == f"{whole} already holds this run; use --resume to continue it, or another --out"
-    )
-    other = (
-        f"{whole} holds a run with other settings (%s); use its settings and --resume to continue it, or another --out"
-    )
-    assert refusal(*words(data, whole, lr=0.1)) == other % f"lr {PRESETS['cpu'][1].lr} there, 0.1 now"
-    # A cosine's learning rates depend on where it ends, so its run cannot be prolonged.
-    assert refusal("--out", str(whole), "--resume", "--steps", "90") == other % "steps 60 there, 90 now"
-    assert refusal(*words(data, data)) == f"{data} holds episode_0.hdf5 and no run; use an empty or another --out"
-    assert refusal(*words(data, whole, preset="big")) == "unknown preset 'big'; known presets: paper, cpu"
-    assert (whole / "metrics.jsonl").read_bytes() == before
-    assert call("--out", str(whole), "--resume", "--wandb", "disabled") == 0  # nothing is left to do
-    assert curve(whole)[-1]["step"] == 60
-
-
-def test_config_json_tells_every_setting(data, whole):
-    settings = json.loads((whole / "config.json").read_text())
-    policy, training = PRESETS["cpu"]
-    for config in (policy, training):
-        for field in dataclasses.fields(config):
-            assert settings[field.name] == FLAGS.get(field.name.replace("_", "-"), getattr(config, field.name))
-    assert settings["data"] == str(data)
-    assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
-
-
-def test_a_constant_schedule_can_be_prolonged(data, tmp_path):
-    short = words(data, tmp_path / "run", schedule="constant", steps=6, cameras="wrist")
-    assert call(*short) == 0
-    assert call("--out", str(tmp_path / "run"), "--resume", "--steps", "10", "--wandb", "disabled") == 0
-    assert call(*words(data, tmp_path / "long", schedule="constant", steps=10, cameras="wrist")) == 0
-    last = [curve(tmp_path / name)[-1] for name in ("run", "long")]
-    assert last[0] == last[1]

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from tiny_policy import BLIND, SPEC, TINY, make, make_batch
+from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 
 from act.errors import ConfigError
@@ -97,7 +97,7 @@ def test_width_narrows_every_layer_stem_included(name: str):
 
 
 def test_frozen_norms_survive_training():
-    policy = ACTPolicy(replace(TINY, backbone="test_resnet", **PRETRAINED), SPEC, pretrained=False)
+    policy = ACTPolicy(replace(TINY, backbone="test_resnet", **PRETRAINED), THREE_CAMERAS, pretrained=False)
     norms = {name: module for name, module in policy.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = copy.deepcopy(policy.state_dict())
     optimiser = torch.optim.AdamW(policy.train().parameter_groups(lr=1e-2))
@@ -153,7 +153,7 @@ def test_a_missing_download_names_the_flag_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(vision, "get_session", Offline)
     with pytest.raises(ConfigError) as error:
-        ACTPolicy(ACTConfig(), SPEC)
+        ACTPolicy(ACTConfig(), THREE_CAMERAS)
     assert str(error.value) == (
         "cannot get the ImageNet weights of resnet18 (ConnectionError: [Errno -2] Name or service not known); "
         "use --backbone-weights none to train it from scratch"
@@ -189,7 +189,7 @@ def test_offline_mode_is_respected(monkeypatch: pytest.MonkeyPatch):
 def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vision, "_pretrained", lambda *_: pytest.fail("weights were asked for"))
     config = replace(TINY, backbone="test_resnet", **PRETRAINED)
-    policy, restored = (make_policy(config, SPEC, pretrained=False).eval() for _ in range(2))
+    policy, restored = (make_policy(config, THREE_CAMERAS, pretrained=False).eval() for _ in range(2))
     restored.load_state_dict(policy.state_dict())
     observation = make_batch().observation
     assert torch.equal(policy.predict(observation), restored.predict(observation))

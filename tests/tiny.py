@@ -1,28 +1,36 @@
-"""Tiny episodes and a tiny policy for the tests of learning."""
+"""Tiny episodes, and policies small enough for tests with data to feed them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
-from act.policies import ACTConfig
-from demos.episode import ALOHA_JOINTS, EpisodeSpec, EpisodeWriter
+from act.policies import ACTConfig, ACTPolicy, Batch, Observation
+from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.writer import EpisodeWriter
 
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32), "wrist": (16, 24)}, env_id="Tiny-v0", env_state_dim=7)
-CONFIG = ACTConfig(
+THREE_CAMERAS = replace(SPEC, cameras={"top": (48, 64), "left": (48, 64), "right": (45, 37)})
+
+NO_IMAGES = {"cameras": (), "use_env_state": True}
+"""Settings of a policy that looks at object poses alone: the fastest there is."""
+TINY = ACTConfig(
     chunk_size=6,
-    d_model=16,
-    n_heads=2,
-    ffn_dim=32,
+    d_model=32,
+    n_heads=4,
+    ffn_dim=64,
     n_style_layers=1,
     n_encoder_layers=1,
     latent_dim=4,
+    dropout=0.0,
     backbone_weights="none",
     backbone_width=0.125,
+    backbone_stride=16,
 )
-BLIND = {"cameras": (), "use_env_state": True}
-"""Settings of a policy that needs no pictures: the fastest there is."""
+BLIND = replace(TINY, **NO_IMAGES)
 
 
 def write_episodes(
@@ -47,3 +55,21 @@ def as_real_robot(path: Path) -> None:
     """Turns a file into one of a real robot."""
     with h5py.File(path, "a") as file:
         file.attrs["sim"] = False
+
+
+def make(config: ACTConfig = TINY, seed: int = 0) -> ACTPolicy:
+    """A policy with random weights for `THREE_CAMERAS`."""
+    torch.manual_seed(seed)
+    return ACTPolicy(config, THREE_CAMERAS)
+
+
+def make_batch(size: int = 3, k: int = TINY.chunk_size, seed: int = 0) -> Batch:
+    """Random samples that fit `THREE_CAMERAS`; sample i lacks its last i actions."""
+    rng = torch.Generator().manual_seed(seed)
+    frames = {
+        name: torch.randint(0, 256, (size, *shape, 3), dtype=torch.uint8, generator=rng)
+        for name, shape in THREE_CAMERAS.cameras.items()
+    }
+    qpos, env_state = torch.randn(size, 14, generator=rng), torch.randn(size, 7, generator=rng)
+    is_pad = torch.arange(k) >= torch.arange(k, k - size, -1)[:, None]
+    return Batch(Observation(qpos, frames, env_state), torch.randn(size, k, 14, generator=rng), is_pad)

@@ -4,7 +4,7 @@ from typing import Any
 
 from act.policies.act import ACTConfig, ACTPolicy
 from act.policies.base import Batch, Observation, Policy
-from demos.episode import EpisodeSpec
+from demos.spec import EpisodeSpec
 
 __all__ = ["POLICIES", "ACTConfig", "ACTPolicy", "Batch", "Observation", "Policy", "make_policy", "policy_name"]
 

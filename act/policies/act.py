@@ -29,7 +29,7 @@ from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
 from act.policies.vision import CameraEncoder, make_backbone
-from demos.episode import EpisodeSpec
+from demos.spec import EpisodeSpec
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ All tensors at this border are in the units of the file: radians, gripper openin
 in (H, W, 3) order. Normalisation and image conversion happen inside the policy and nowhere else.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from act.normalizer import Normalizer
-from demos.episode import EpisodeSpec
+from demos.spec import EpisodeSpec
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Batch:
         )
 
 
-class Policy(nn.Module):
+class Policy(nn.Module, ABC):
     """Base of every policy.
 
     A subclass is built from (config, spec, *, pretrained=True), config being a dataclass of its own with a
@@ -70,13 +71,13 @@ class Policy(nn.Module):
     uses_env_state: bool
     normalizer: Normalizer
 
+    @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Training losses: "loss", the scalar to minimise, and its named parts, all scalars."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, observation: Observation) -> Tensor:
         """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode unless documented."""
-        raise NotImplementedError
 
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """Figures worth plotting that are no losses (a latent's KL per dimension, say), by name."""

@@ -1,0 +1,59 @@
+"""What an episode contains, in the words that files, policies and environments share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMAT_VERSION = 1  # of the file, see demos/episode.py
+ACTION_LAYOUT = "absolute joint position targets [rad], grippers 0 closed .. 1 open"
+ALOHA_JOINTS = tuple(
+    f"{side}_{joint}"
+    for side in ("left", "right")
+    for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+)
+
+
+class EpisodeError(ValueError):
+    """A data file or folder that cannot be used: one line that names it, what is wrong and what would work."""
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """What an episode contains: the same for all episodes of a dataset, for the policy and for its environment."""
+
+    joint_names: tuple[str, ...]
+    cameras: dict[str, tuple[int, int]]
+    """Camera → (height, width) in pixels, in the order in which policies see them."""
+    fps: float = 50.0
+    env_id: str = ""
+    task: str = ""
+    env_state_dim: int = 0
+    """Length of the object poses; 0 where there are none."""
+    action_layout: str = ACTION_LAYOUT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        cameras = {name: list(size) for name, size in self.cameras.items()}
+        return asdict(self) | {"joint_names": list(self.joint_names), "cameras": cameras}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EpisodeSpec":
+        """The inverse of `to_dict`."""
+        cameras = {name: (int(height), int(width)) for name, (height, width) in values["cameras"].items()}
+        return cls(**{**values, "joint_names": tuple(values["joint_names"]), "cameras": cameras})
+
+    def differences(self, other: "EpisodeSpec") -> list[str]:
+        """Where the two disagree, each such as "camera top is 120x160 here, 480x640 there"."""
+        mine, theirs = self._in_words(), other._in_words()
+        differing = [what for what in mine if theirs.get(what, mine[what]) != mine[what]]
+        return [f"{what} is {mine[what]} here, {theirs[what]} there" for what in differing]
+
+    def _in_words(self) -> dict[str, str]:
+        return {
+            "the list of cameras": f"[{', '.join(self.cameras)}]",
+            **{f"camera {name}": f"{height}x{width}" for name, (height, width) in self.cameras.items()},
+            "the list of joints": f"[{', '.join(self.joint_names)}]",
+            "env_state_dim": str(self.env_state_dim),
+            "fps": f"{self.fps:g}",
+            **{name: repr(getattr(self, name)) for name in ("env_id", "task", "action_layout")},
+        }

@@ -1,0 +1,129 @@
+"""Laws of scripts/train.py: a kill costs nothing, a run is never overwritten, its folder tells all of it."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_training import curve
+from tiny import write_episodes
+
+from act.checkpoint import load_policy
+from act.errors import ConfigError
+from act.presets import PRESETS
+from act.run_folder import RunFolder
+from scripts import train as script
+
+ROOT = Path(__file__).parents[1]
+FLAGS = {
+    "chunk-size": 6,
+    "d-model": 16,
+    "n-heads": 2,
+    "ffn-dim": 32,
+    "latent-dim": 4,
+    "backbone-width": 0.125,
+    "steps": 60,
+    "batch-size": 4,
+    "log-every": 2,
+    "val-every": 10,
+    "save-every": 10,
+    "device": "cpu",
+    "dropout": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"))
+
+
+def words(data: Path, out: Path, **flags: object) -> list[str]:
+    return [
+        f"--{k.replace('_', '-')}={v}"
+        for k, v in {"data": data, "out": out, **FLAGS, "wandb": "disabled", **flags}.items()
+    ]
+
+
+def call(*args: str) -> int | None:
+    return script.main(script.parse(list(args)))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """A run of the script that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert call(*words(data, out)) == 0
+    return out
+
+
+def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))  # no login here, whoever runs this
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"), *words(data, out, wandb="offline")])
+    deadline = time.monotonic() + 120
+    while len(RunFolder(out).history()) < 12 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    killed_at = RunFolder(out).history()[-1]["step"]
+    assert 20 <= killed_at < 60
+    load_policy(out, "cpu")
+
+    assert call("--out", str(out), "--resume", "--wandb", "online") == 0
+    printed = capsys.readouterr().out
+    assert "continuing after step" in printed
+    assert curve(out) == curve(whole)
+    assert (out / "curves.png").stat().st_size > 1000
+    assert not list(out.rglob(".*.part"))
+    run_id = (out / "wandb_id.txt").read_text()
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
+    assert "W&B: no login found (run `wandb login`), so this run stays offline" in printed
+    assert f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-" in printed
+
+
+def test_a_run_folder_is_not_overwritten(data, whole):
+    def refusal(*args: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            call(*args)
+        return str(error.value)
+
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert (
+        refusal(*words(data, whole)) == f"{whole} already holds this run; use --resume to continue it, or another --out"
+    )
+    other = (
+        f"{whole} holds a run with other settings (%s); use its settings and --resume to continue it, or another --out"
+    )
+    assert refusal(*words(data, whole, lr=0.1)) == other % f"lr {PRESETS['cpu'][1].lr} there, 0.1 now"
+    # A cosine's learning rates depend on where it ends, so its run cannot be prolonged.
+    assert refusal("--out", str(whole), "--resume", "--steps", "90") == other % "steps 60 there, 90 now"
+    assert refusal(*words(data, data)) == f"{data} holds episode_0.hdf5 and no run; use an empty or another --out"
+    assert refusal(*words(data, whole, preset="big")) == "unknown preset 'big'; known presets: paper, cpu"
+    assert (whole / "metrics.jsonl").read_bytes() == before
+    assert call("--out", str(whole), "--resume", "--wandb", "disabled") == 0  # nothing is left to do
+    assert curve(whole)[-1]["step"] == 60
+
+
+def test_config_json_tells_every_setting(data, whole):
+    settings = json.loads((whole / "config.json").read_text())
+    policy, training = PRESETS["cpu"]
+    for config in (policy, training):
+        for field in dataclasses.fields(config):
+            assert settings[field.name] == FLAGS.get(field.name.replace("_", "-"), getattr(config, field.name))
+    assert settings["data"] == str(data)
+    assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
+
+
+def test_a_constant_schedule_can_be_prolonged(data, tmp_path):
+    short = words(data, tmp_path / "run", schedule="constant", steps=6, cameras="wrist")
+    assert call(*short) == 0
+    assert call("--out", str(tmp_path / "run"), "--resume", "--steps", "10", "--wandb", "disabled") == 0
+    assert call(*words(data, tmp_path / "long", schedule="constant", steps=10, cameras="wrist")) == 0
+    last = [curve(tmp_path / name)[-1] for name in ("run", "long")]
+    assert last[0] == last[1]
