@@ -88,24 +88,26 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
 def plan_insertion(env_state: np.ndarray) -> Plan:
     """Each arm fetches its part; they meet in mid-air and push the peg into the socket.
 
-    The last waypoints lie 3 mm beyond the point of contact on either side, so that the peg seats even if it was not
-    grasped at its middle.
+    The hands hold the outer halves of the parts and end 40 mm closer to each other than the parts allow, so that the
+    peg seats, and no hand touches the other's part, even if both are grasped 20 mm off on either side: an imitator
+    has this much room for its mistakes.
     """
     meeting = np.array([0.0, 0.5, 0.15])
-    parts = {"right": np.array([*env_state[0:2], 0.010]), "left": np.array([*env_state[7:9], 0.022])}
-    # The tool stands this far above a part's centre when it closes, and so it does when they meet.
-    above = {"right": np.array([0, 0, 0.020]), "left": np.array([0, 0, 0.010])}
-    away = {"right": np.array([1.0, 0, 0]), "left": np.array([-1.0, 0, 0])}
+    away = {"right": np.array([1.0, 0, 0]), "left": np.array([-1.0, 0, 0])}  # from the partner, along the parts
+    # Where the tool is when it closes: beside the middle of its part, and so far above that it clears the table.
+    tool = {"right": 0.03 * away["right"] + [0, 0, 0.030], "left": 0.02 * away["left"] + [0, 0, 0.032]}
+    above = {"right": np.array([0, 0, 0.020]), "left": np.array([0, 0, 0.010])}  # the parts' middles are level then
+    parts = {"right": np.array([*env_state[0:2], 0]), "left": np.array([*env_state[7:9], 0])}
     plan: Plan = {}
     for arm in ARMS:
-        grasp, rotation = parts[arm] + above[arm], DOWN[arm]
+        grasp, rotation = parts[arm] + tool[arm], DOWN[arm]
         plan[arm] = [
             Waypoint(90, grasp + [0, 0, 0.08], rotation, OPEN),
             Waypoint(135, grasp, rotation, OPEN, straight=True, steady=SETTLE),
             Waypoint(170, grasp, rotation, CLOSED, straight=True),
             Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
-            Waypoint(265, meeting + above[arm] + 0.11 * away[arm], rotation, CLOSED),
-            Waypoint(360, meeting + above[arm] + 0.040 * away[arm], rotation, CLOSED, straight=True),
+            Waypoint(265, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
+            Waypoint(360, meeting + above[arm] + 0.055 * away[arm], rotation, CLOSED, straight=True),
         ]
     return plan
 
