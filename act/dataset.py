@@ -12,6 +12,7 @@ network wants instead, the policy does itself. Targets of real-robot episodes be
 (`Episode.action_offset`).
 """
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,21 +111,23 @@ class ChunkDataset:
         """Bytes of all frames of the chosen cameras, decoded."""
         return len(self.qpos) * sum(3 * h * w for h, w in (self.spec.cameras[name] for name in self.cameras))
 
-    def cache(self, where: str, device: torch.device) -> str:
+    def cache(self, where: str, device: torch.device, sharers: int = 1) -> str:
         """Decode all frames into memory, so that batches are gathered and nothing is read from files.
 
         Args:
             where: "device", "ram", "none", or "auto": the first of device (CUDA only) and ram where they take at most
                 half of what is free, else "none".
             device: the training device.
+            sharers: processes on this machine that do the same, each with a share of its memory.
 
         Returns:
             The choice, in words.
         """
         size, cpu = self.frame_bytes(), torch.device("cpu")
         if where == "auto":
-            places = [("device", device), ("ram", cpu)] if device.type == "cuda" else [("ram", cpu)]
-            where = next((name for name, place in places if size <= free_memory(place) / 2), "none")
+            places = ["device", "ram"] if device.type == "cuda" else ["ram"]
+            free = {"device": free_memory(device), "ram": free_memory(cpu) / sharers}
+            where = next((name for name in places if size <= free[name] / 2), "none")
         if where == "none" and self.cameras:
             return f"{size / 1e9:.2f} GB of frames are read from the files as they are needed"
         home = device if where == "device" else cpu
@@ -143,7 +146,7 @@ class ChunkDataset:
                 for name in self.cameras:
                     frames[name][start : start + episode.length] = torch.from_numpy(episode.frames(name))
 
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = pool.map(read, self.episodes, self._first.tolist())
             for _ in tqdm(done, "reading frames", len(self.episodes), disable=None, leave=False):
                 pass
@@ -152,8 +155,14 @@ class ChunkDataset:
     def _joined(self, name: str) -> Tensor:
         return torch.from_numpy(np.concatenate([getattr(episode, name) for episode in self.episodes]))
 
-    def gather(self, starts: Tensor, pin: bool = False) -> Batch:
-        """The batch of (B,) starts, on the cache's device, in page-locked memory if `pin`."""
+    def valid_steps(self, starts: Tensor) -> Tensor:
+        """() float32: how many of the k steps from a start on lie in its episode, mean over (B,) starts."""
+        starts = starts.to(self._last.device, non_blocking=True)
+        return (self._last[starts] - self._target[starts] + 1).clamp(max=self.chunk_size).float().mean()
+
+    def gather(self, starts: Tensor, whole: Tensor | None = None, pin: bool = False) -> Batch:
+        """The batch of (B,) starts, a share of those in `whole`; on the cache's device, page-locked if `pin`."""
+        valid_steps = self.valid_steps(starts if whole is None else whole)
         starts = starts.to(self.qpos.device, non_blocking=True)
         steps = self._target[starts, None] + torch.arange(self.chunk_size, device=starts.device)  # (B, k)
         last = self._last[starts, None]
@@ -166,7 +175,7 @@ class ChunkDataset:
         frames = self._read(starts) if self.frames is None else {name: pick(all) for name, all in self.frames.items()}
         env_state = None if self.env_state is None else pick(self.env_state)
         observation = Observation(pick(self.qpos), frames, env_state)
-        return Batch(observation, self.action[steps.minimum(last)], steps > last)
+        return Batch(observation, self.action[steps.minimum(last)], steps > last, valid_steps)
 
     def _read(self, starts: Tensor) -> dict[str, Tensor]:
         numbers = self._episode[starts]
@@ -179,16 +188,19 @@ class ChunkDataset:
     def batches(
         self, order: "ShuffledStarts", first: int, last: int, device: torch.device, num_workers: int = 2
     ) -> Iterator[Batch]:
-        """Batches first … last - 1 of `order` on `device`; read ahead by worker processes where nothing is cached."""
+        """The shares of batches first … last - 1 of `order`, on `device`; read ahead by worker processes where nothing
+        is cached.
+        """
         pin = device.type == "cuda"
+        numbers = range(first * order.accumulate, last * order.accumulate)
         if self.frames is not None:
-            for i in range(first, last):
-                yield self.gather(order[i], pin and self.qpos.device.type == "cpu").to(device, non_blocking=True)
+            for i in numbers:
+                yield self.gather(*order[i], pin and self.qpos.device.type == "cpu").to(device, non_blocking=True)
             return
         loader = DataLoader(
             _Reader(self, order),
             batch_size=None,
-            sampler=range(first, last),
+            sampler=numbers,
             num_workers=num_workers,
             pin_memory=pin,
             prefetch_factor=4 if num_workers else None,
@@ -202,13 +214,39 @@ class ShuffledStarts:
     """An endless order of starts, shuffled anew in every pass and without repetition within one.
 
     Batch i is a pure function of (starts, batch_size, seed, i): a resumed run needs no more than its step number.
+    A batch is divided into `accumulate` parts, one after the other, and each of them among `size` processes, so that
+    the batches do not depend on either number.
+
+    Args:
+        starts: (N,) int64.
+        batch_size: B, of the whole batch, a multiple of accumulate · size.
+        seed: of the order.
+        accumulate: parts of a batch that follow each other.
+        rank, size: which of how many processes this one is.
+
+    Raises:
+        ConfigError: the batch cannot be divided so.
     """
 
-    def __init__(self, starts: Tensor, batch_size: int, seed: int):
+    def __init__(
+        self, starts: Tensor, batch_size: int, seed: int, *, accumulate: int = 1, rank: int = 0, size: int = 1
+    ):
+        if batch_size % (accumulate * size):
+            raise ConfigError(
+                f"batch_size is {batch_size}, which {size} processes with --accumulate {accumulate} cannot share "
+                f"evenly; choose a multiple of {accumulate * size}"
+            )
         self.starts, self.batch_size, self.seed = starts.numpy(), batch_size, seed
+        self.accumulate, self.rank, self.size = accumulate, rank, size
         self._passes: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, i: int) -> Tensor:
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """This process' share of part i % accumulate of batch i // accumulate, and all (B,) starts of the batch."""
+        batch, part = divmod(i, self.accumulate)
+        whole = self.batch(batch)
+        return whole.view(self.accumulate, self.size, -1)[part, self.rank], whole
+
+    def batch(self, i: int) -> Tensor:
         """(B,) int64 starts of batch i."""
         number, position = np.divmod(np.arange(i * self.batch_size, (i + 1) * self.batch_size), len(self.starts))
         self._passes = {p: self._shuffled(p) for p in np.unique(number).tolist()}
@@ -227,16 +265,18 @@ class _Reader(Dataset):
         self.dataset, self.order = dataset, order
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        batch = self.dataset.gather(self.order[i])
+        batch = self.dataset.gather(*self.order[i])
         seen = batch.observation
         fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
+        fields |= {} if batch.valid_steps is None else {"valid_steps": batch.valid_steps}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
         return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
 
 
 def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
-    return Batch(Observation(fields["qpos"], images, fields.get("env_state")), fields["action"], fields["is_pad"])
+    observation = Observation(fields["qpos"], images, fields.get("env_state"))
+    return Batch(observation, fields["action"], fields["is_pad"], fields.get("valid_steps"))
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

@@ -7,28 +7,36 @@
         every eval_every   success of rollouts, if the caller gave a way to measure it
         every save_every   a checkpoint
 
-What happens in a step depends on nothing but the seed, the step number and the checkpointed state; validation and
-rollouts draw from random numbers of their own. So a resumed run repeats the losses of one that was never stopped: bit
-for bit on a CPU, up to the order of floating point sums on CUDA.
+What happens in a step depends on nothing but the seed, the step number and the checkpointed state: random numbers
+begin anew in every step. So a resumed run repeats the losses of one that was never stopped: bit for bit on a CPU, up to
+the order of floating point sums on CUDA.
+
+Started by torchrun, every process computes its share of each batch and all take the same step (DDP). The batches do
+not depend on the number of processes, so a run may be resumed with another one; only what is random within a step
+(dropout, z) is drawn by each process for itself. Rank 0 alone writes, validates and rolls out.
 """
 
 import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from act.checkpoint import describe, read_checkpoint, to_bytes
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import pick_device, pick_dtype
+from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
 from act.policies.base import Batch, Policy
 from act.run_folder import RunFolder
@@ -45,6 +53,7 @@ class Trainer:
         folder: a claimed run folder. If it holds a checkpoint, training continues from there.
         evaluate: measures a policy in rollouts and returns figures, "success_rate" among them; every eval_every steps.
         log: is given each record of metrics, "step" among them, after it was written to the folder.
+        world: the processes that train together; every one of them makes a Trainer.
     """
 
     def __init__(
@@ -56,16 +65,18 @@ class Trainer:
         *,
         evaluate: Callable[[Policy], dict[str, float]] | None = None,
         log: Callable[[dict[str, float]], None] = lambda record: None,
+        world: World = ALONE,
     ):
-        self.config, self.dataset, self.folder = config, dataset, folder
+        self.config, self.dataset, self.folder, self.world = config, dataset, folder, world
         self.evaluate, self.log = evaluate if config.eval_every else None, log
-        self.device = pick_device(config.device)
+        self.device = pick_device(world.device(config.device))
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
             torch.backends.cudnn.benchmark = True  # all batches have the same shape
         self.policy = policy.to(self.device).train()
-        self.ema = copy.deepcopy(self.policy).eval().requires_grad_(False) if config.ema_decay else None
+        averaged = config.ema_decay and world.is_main
+        self.ema = copy.deepcopy(self.policy).eval().requires_grad_(False) if averaged else None
         groups = policy.parameter_groups(config.lr)
         self.highest_lr = [group["lr"] for group in groups]
         self.parameters = [parameter for group in groups for parameter in group["params"]]
@@ -73,29 +84,43 @@ class Trainer:
         self.step = 0
         self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
         self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
-        self.random: dict[str, Any] = {}  # states of torch's generators at the last checkpoint
         if folder.last.exists():
             self._load(read_checkpoint(folder.last))
             if self.step > config.steps:
                 raise ConfigError(f"{folder.path} is at step {self.step} already; use --steps {self.step} or more")
-        folder.rewind(self.step)
+        if world.is_main:
+            folder.rewind(self.step)
 
     def run(self) -> bool:
         """Trains to the last step. Returns False if Ctrl-C or SIGTERM stopped it before: after a checkpoint, then.
 
         Raises:
-            ConfigError: the loss is no longer finite, or a file cannot be written.
+            ConfigError: the loss is no longer finite, a file cannot be written, or another process was lost.
         """
-        config = self.config
-        self._restore_random()
-        order = ShuffledStarts(self.dataset.train, config.batch_size, config.seed)
+        config, world = self.config, self.world
+        order = ShuffledStarts(
+            self.dataset.train,
+            config.batch_size,
+            config.seed,
+            accumulate=config.accumulate,
+            rank=world.rank,
+            size=world.size,
+        )
         batches = self.dataset.batches(order, self.step, config.steps, self.device, config.num_workers)
-        forward = torch.compile(self.policy) if config.compile else self.policy
-        bar = tqdm(initial=self.step, total=config.steps, desc="training", unit="step", disable=None, smoothing=0.05)
+        model = self._parallel(self.policy) if world.size > 1 else self.policy
+        forward = torch.compile(model) if config.compile else model
+        bar = tqdm(
+            initial=self.step,
+            total=config.steps,
+            desc="training",
+            unit="step",
+            disable=None if world.is_main else True,
+            smoothing=0.05,
+        )
         clock, clocked = time.perf_counter(), self.step
-        with _stop_signals() as stopped, bar:
-            for batch in batches:
-                self._update(forward, batch)
+        with _stop_signals() as signalled, bar, _lost_processes_named(self):
+            while self.step < config.steps:
+                self.update(model, forward, islice(batches, config.accumulate))
                 bar.update()
                 if self._due(config.log_every):
                     record = self._means()
@@ -104,38 +129,62 @@ class Trainer:
                     self._record(record)
                     bar.set_postfix(loss=f"{record['train/loss']:.4f}", samples_per_s=f"{rate:.0f}")
                     clock, clocked = time.perf_counter(), self.step
-                paused = time.perf_counter()
-                try:
-                    is_best = self._measure()
-                except (Exception, KeyboardInterrupt):
-                    if not stopped():  # else Ctrl-C reached the environments' processes too
-                        raise
-                    is_best = False
-                if is_best or stopped() or self._due(config.save_every):
-                    nothing_measured = self.evaluate is None and not len(self.dataset.val)
-                    self._save(is_best or nothing_measured)  # then the newest is the best
-                clock += time.perf_counter() - paused
-                if stopped():
+                stopped = world.any(bool(signalled()))
+                if world.is_main:
+                    paused = time.perf_counter()
+                    try:
+                        is_best = self._measure()
+                    except (Exception, KeyboardInterrupt):
+                        if not (stopped := stopped or signalled()):  # else Ctrl-C reached the environments too
+                            raise
+                        is_best = False
+                    if is_best or stopped or self._due(config.save_every):
+                        nothing_measured = self.evaluate is None and not len(self.dataset.val)
+                        self._save(is_best or nothing_measured)  # then the newest is the best
+                    clock += time.perf_counter() - paused
+                if stopped:
                     break
         return self.step == config.steps
 
-    def _update(self, forward: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> None:
+    def _parallel(self, policy: Policy) -> DistributedDataParallel:
+        """The policy as one of several that take the same steps."""
+        module: nn.Module = policy
+        norms = [m for m in policy.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+        if norms and self.device.type == "cuda":  # there is none for CPUs: each process then has its own statistics
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(policy)
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def update(self, model: nn.Module, forward: Callable[[Batch], dict[str, Tensor]], parts: Iterable[Batch]) -> None:
+        """One step with the mean gradient of this process' share of a batch, which comes in `accumulate` parts.
+
+        `forward` is the model, compiled or not.
+        """
+        config = self.config
         self.step += 1
-        scale = self.config.lr_scale(self.step)
+        torch.manual_seed(int(np.random.SeedSequence((config.seed, self.step, self.world.rank)).generate_state(1)[0]))
+        scale = config.lr_scale(self.step)
         for group, lr in zip(self.optimizer.param_groups, self.highest_lr, strict=True):
             group["lr"] = lr * scale
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = forward(batch)
         self.optimizer.zero_grad()
-        losses["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip or math.inf)
+        for part, batch in enumerate(parts, start=1):
+            alone = isinstance(model, DistributedDataParallel) and part < config.accumulate
+            with cast(DistributedDataParallel, model).no_sync() if alone else nullcontext():
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    losses = {name: loss / config.accumulate for name, loss in forward(batch).items()}
+                losses["loss"].backward()
+            self._add(losses)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip or math.inf)
+        self._add({"grad_norm": norm, "steps": torch.ones_like(norm)})
         self.optimizer.step()
         if self.ema is not None:
             # Early on the average would remember the random start for 1 / (1 - decay) steps.
-            decay = min(self.config.ema_decay, self.step / (self.step + 10))
+            decay = min(config.ema_decay, self.step / (self.step + 10))
             average = get_ema_multi_avg_fn(decay)
             average(list(self.ema.parameters()), list(self.policy.parameters()), self.step)
-        for name, value in {**losses, "grad_norm": norm, "steps": torch.ones_like(norm)}.items():
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -143,20 +192,24 @@ class Trainer:
         return self.step % every == 0 or self.step == self.config.steps
 
     def _means(self) -> dict[str, float]:
-        """Means since the last log, which begin anew. Waits for the device."""
+        """Means over processes and steps since the last log, which begin anew. Waits for the device."""
         self._check_finite()
-        steps = self.sums.pop("steps").item()
-        means = torch.stack(list(self.sums.values())).div(steps).tolist()
+        steps = self.sums.pop("steps")
+        means = self.world.mean(torch.stack(list(self.sums.values())) / steps).tolist()
         names, self.sums = list(self.sums), {}
         return {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
 
     def _check_finite(self) -> None:
+        # The gradient is everybody's: if it is not finite, all processes stop here.
         if self.sums and not torch.isfinite(self.sums["loss"] + self.sums["grad_norm"]):
-            kept = f"{self.folder.last} is whole" if self.folder.last.exists() else "nothing was saved yet"
             raise ConfigError(
                 f"the loss or its gradient is no longer finite at step {self.step} (lr {self.config.lr:g}, grad_clip "
-                f"{self.config.grad_clip:g}); a lower --lr, --grad-clip 1 or --dtype float32 would help; {kept}"
+                f"{self.config.grad_clip:g}); a lower --lr, --grad-clip 1 or --dtype float32 would help; {self.kept()}"
             )
+
+    def kept(self) -> str:
+        """What is left of the run if it ends here, in words."""
+        return f"{self.folder.last} is whole" if self.folder.last.exists() else "nothing was saved yet"
 
     def _measure(self) -> bool:
         """Validation and rollouts if they are due. Returns whether this is the best step so far."""
@@ -180,11 +233,10 @@ class Trainer:
 
     @contextmanager
     def _inference(self) -> Iterator[Policy]:
-        """The policy as its users will get it; what happens inside leaves the training's random numbers alone."""
+        """The policy as its users will get it."""
         policy = self._inference_policy().eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed)
-            yield policy
+        torch.manual_seed(self.config.seed)
+        yield policy
         self.policy.train()
 
     def _inference_policy(self) -> Policy:
@@ -196,12 +248,13 @@ class Trainer:
 
     def _record(self, figures: dict[str, float]) -> None:
         record = {"step": self.step, **figures}
+        if not self.world.is_main:
+            return
         self.folder.append(record)
         self.log(record)
 
     def _save(self, is_best: bool) -> None:
         self._check_finite()
-        cuda = {"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}
         ema = None if self.ema is None else self._inference_policy().state_dict()
         state = {
             **describe(self.policy),
@@ -212,7 +265,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "sums": self.sums,
-            "random": {"cpu": torch.get_rng_state()} | cuda,
         }
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
@@ -229,14 +281,6 @@ class Trainer:
             ) from error
         self.step, self.best = state["step"], state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        self.random = state["random"]
-
-    def _restore_random(self) -> None:
-        torch.manual_seed(self.config.seed)
-        if "cpu" in self.random:
-            torch.set_rng_state(self.random["cpu"])
-        if "cuda" in self.random and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.random["cuda"], self.device)
 
 
 @torch.no_grad()
@@ -266,6 +310,19 @@ def validate(
         errors += error[~batch.is_pad].abs().sum().item()
         cells += int((~batch.is_pad).sum()) * error.shape[-1]
     return figures | {"val/predict_l1": errors / cells}
+
+
+@contextmanager
+def _lost_processes_named(trainer: Trainer) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise ConfigError(
+            f"another process was lost at step {trainer.step}; {trainer.kept()}, --resume continues from there, with "
+            "any number of processes"
+        ) from error
 
 
 @contextmanager

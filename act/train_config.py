@@ -14,7 +14,9 @@ class TrainConfig:
     steps: int = 100_000
     """Optimiser steps. A resumed run may have more of them if its schedule is constant; a cosine depends on its end."""
     batch_size: int = 8
-    """Starts per step."""
+    """Starts per step, of all processes together."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after the other: less memory, the same step."""
     lr: float = 1e-5
     """Highest learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "constant"] = "constant"
@@ -60,7 +62,8 @@ class TrainConfig:
     """Processes that read frames ahead where they are not cached."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr", "val_starts", "log_every", "val_every", "save_every", "keep_last"):
+        counts = ("steps", "batch_size", "accumulate", "val_starts", "log_every", "val_every", "save_every")
+        for name in ("lr", "keep_last", *counts):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
         for name in ("warmup_steps", "weight_decay", "grad_clip", "seed", "eval_every", "num_workers"):
@@ -89,5 +92,5 @@ class TrainConfig:
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
 
 
-FREE_ON_RESUME = {"device", "compile", "cache", "num_workers", "log_every", "save_every", "keep_last"}
+FREE_ON_RESUME = {"device", "compile", "cache", "num_workers", "log_every", "save_every", "keep_last", "accumulate"}
 """Settings that may change when a run continues: none of them moves the weights."""

@@ -1,11 +1,13 @@
 """Recording: exactly N successful episodes into a folder, on any number of processes, resumable.
 
 Seeds are tried in order and episodes are numbered in the order of their seeds, so the dataset depends on the settings
-alone: not on the number of workers, not on whether the recording was interrupted.
+alone: not on the number of workers or machines, not on whether the recording was interrupted.
 """
 
 import multiprocessing
 import shutil
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,6 +27,8 @@ from envs.rollout import make_vector_env, rollout
 
 MAX_REJECTED_IN_A_ROW = 100
 PENDING = ".pending"  # whole episodes that wait for their number; hidden from every reader
+POLL = 0.02  # s between two looks for what other ranks have recorded
+DONE = "done"  # among them: a sign to the other processes that there are enough
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,20 @@ def record(
     episodes: int,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda recorded, rejected: None,
+    rank: int = 0,
+    size: int = 1,
+    wait: Callable[[], object] = lambda: None,
 ) -> Recording:
     """Fill `folder` up to exactly `episodes` successful episodes; those already there count.
 
+    Several processes, on machines that share the folder, may call this together: each tries its share of the seeds,
+    and rank 0 numbers the episodes.
+
     Args:
-        workers: processes that simulate and write.
-        progress: called with the numbers recorded and rejected so far.
+        workers: processes that simulate and write, of each rank.
+        progress: called with the numbers recorded and rejected so far, in rank 0.
+        rank, size: which of how many callers this one is.
+        wait: returns when all of them have called it.
 
     Raises:
         EpisodeError: the folder holds episodes recorded with other settings, or the expert fails on and on.
@@ -85,15 +97,25 @@ def record(
     """
     recorder = _Recorder(config, folder)
     recorded, rejected, seed = _resume(config, recorder.spec, folder)
-    progress(recorded, rejected)
-    in_a_row = 0
     pending = folder / PENDING
-    shutil.rmtree(pending, ignore_errors=True)
-    with _Pool(config, folder, recorder, min(workers, max(1, episodes - recorded))) as run:
-        running: deque[Future[Path | None]] = deque()
+    if rank == 0:
+        shutil.rmtree(pending, ignore_errors=True)
+        pending.mkdir()
+    wait()
+    workers = min(workers, max(1, episodes - recorded))
+    if rank > 0:
+        with _Pool(config, folder, recorder, workers) as run:
+            _help(run, pending, range(seed + rank, sys.maxsize, size), size)
+        wait()
+        return Recording(recorded, rejected)
+    first, in_a_row = seed, 0
+    progress(recorded, rejected)
+    with _Pool(config, folder, recorder, workers) as run:
+        running: deque[Future[Path | None] | _Elsewhere] = deque()
         while recorded < episodes:
-            while len(running) < run.ahead:
-                running.append(run.submit(seed))
+            while len(running) < run.ahead * size:
+                mine = (seed - first) % size == 0
+                running.append(run.submit(seed) if mine else _Elsewhere(pending, seed))
                 seed += 1
             path = running.popleft().result()
             if path is None:
@@ -107,8 +129,41 @@ def record(
                 path.rename(folder / f"episode_{recorded}.hdf5")
                 recorded, in_a_row = recorded + 1, 0
             progress(recorded, rejected)
+    (pending / DONE).touch()
+    wait()
     shutil.rmtree(pending, ignore_errors=True)
     return Recording(recorded, rejected)
+
+
+def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
+    """Tries seeds for rank 0, a little ahead of it, until it has enough episodes."""
+    running: deque[tuple[int, Future[Path | None]]] = deque()
+    rest = iter(seeds)
+    while not (pending / DONE).exists():
+        while len(running) < run.ahead and len(list(pending.glob("seed_*"))) < 4 * run.ahead * size:
+            seed = next(rest)
+            running.append((seed, run.submit(seed)))
+        if not running:
+            time.sleep(POLL)
+            continue
+        seed, done = running.popleft()
+        if done.result() is None:
+            (pending / f"seed_{seed}.failed").touch()
+
+
+class _Elsewhere:
+    """What becomes of a seed that another rank tries."""
+
+    def __init__(self, pending: Path, seed: int):
+        self._recorded, self._failed = pending / f"seed_{seed}.hdf5", pending / f"seed_{seed}.failed"
+
+    def result(self) -> Path | None:
+        while not self._failed.exists():
+            if self._recorded.exists():
+                return self._recorded
+            time.sleep(POLL)
+        self._failed.unlink()
+        return None
 
 
 def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int, int, int]:
@@ -149,9 +204,7 @@ class _Recorder:
 
     def __call__(self, seed: int) -> Path | None:
         """Record the episode of a seed: its file among the pending ones, or None where the expert failed."""
-        pending = self.folder / PENDING
-        pending.mkdir(exist_ok=True)
-        path = pending / f"seed_{seed}.hdf5"
+        path = self.folder / PENDING / f"seed_{seed}.hdf5"
         with EpisodeWriter(
             path, self.spec, seed=seed, expert="scripted", attributes=_attributes(self.config)
         ) as writer:

@@ -1,8 +1,10 @@
 """What every script shares: command line in, one clear line out when the user can mend what went wrong."""
 
 import errno
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -34,6 +36,21 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def ranks() -> Iterator[tuple[int, int, Callable[[], object]]]:
+    """Rank and number of the processes that torchrun started, and a function that waits for all of them.
+
+    Alone, (0, 1, a function that returns at once), without importing torch.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield 0, 1, lambda: None
+        return
+    from act.distributed import join_world
+
+    with join_world() as world:
+        yield world.rank, world.size, lambda: world.gather(None)
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:

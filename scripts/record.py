@@ -4,6 +4,7 @@
     python scripts/record.py --task transfer_cube --episodes 2 --out data/tiny          # seconds on a CPU
 
 Only successful episodes are kept, exactly as many as asked for. The same command goes on with a half-filled folder.
+Started by torchrun, on machines that share the folder, every process records its share; the episodes are the same.
 """
 
 import os
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from demos.record import RecordConfig, record
 from envs import env_id
-from scripts.common import run
+from scripts.common import ranks, run
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Args:
 def main(args: Args) -> None:
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
     config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise)
-    with tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode") as bar:
+    with (
+        ranks() as (rank, size, wait),
+        tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode", disable=rank > 0) as bar,
+    ):
 
         def progress(recorded: int, rejected: int) -> None:
             bar.set_postfix(rejected=rejected, refresh=False)
             bar.update(recorded - bar.n)
 
-        done = record(config, args.out, args.episodes, args.workers, progress)
-    size = sum(path.stat().st_size for path in args.out.glob("episode_*.hdf5")) / 1e6
-    print(f"{args.out}: {done.episodes} episodes, {size:.1f} MB; {done.rejected} failed attempts were rejected")
+        done = record(config, args.out, args.episodes, args.workers, progress, rank, size, wait)
+    if rank > 0:
+        return
+    written = sum(path.stat().st_size for path in args.out.glob("episode_*.hdf5")) / 1e6
+    print(f"{args.out}: {done.episodes} episodes, {written:.1f} MB; {done.rejected} failed attempts were rejected")
 
 
 if __name__ == "__main__":

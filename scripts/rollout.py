@@ -4,10 +4,11 @@
     python scripts/rollout.py --checkpoint runs/tiny --episodes 4 --num-envs 2           # seconds on a CPU
 
 Per-seed results do not depend on --num-envs, up to rounding: a batch of another size sums floating point numbers in
-another order.
+another order. Started by torchrun, every process rolls out its share of the seeds, and one report is made of all.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,13 @@ from tqdm import tqdm
 from act.agent import PolicyAgent
 from act.checkpoint import check_env_matches, find_checkpoint, load_policy, read_checkpoint
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble
+from act.distributed import join_world
 from act.errors import ConfigError
 from act.policies import Policy
 from demos.record import spec_of
 from envs import env_id
 from envs.film import Film
-from envs.results import evaluate, summarize
+from envs.results import EpisodeResult, evaluate, summarize
 from envs.rollout import make_vector_env
 from scripts.common import run
 from scripts.tracking import Tracker
@@ -60,6 +62,8 @@ class Args:
     """Write settings, summary and per-seed results to this file."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    compile: bool = False
+    """Compile the policy: a minute at the start, faster answers."""
     wandb: Literal["offline", "online", "disabled"] = "disabled"
     """Log to the W&B run of the run folder."""
     wandb_project: str | None = None
@@ -76,42 +80,67 @@ def main(args: Args) -> None:
     if args.episodes < 1 or args.num_envs < 1:
         raise ConfigError(f"--episodes {args.episodes} and --num-envs {args.num_envs} must both be at least 1")
     checkpoint = find_checkpoint(args.checkpoint)
-    policy = load_policy(checkpoint, args.device)
-    if not (args.task or policy.spec.env_id):
-        raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
-    task = env_id(args.task or policy.spec.env_id)
-    agent = PolicyAgent(policy, executor_for(args, policy))
-    # The newest few checkpoints of a run lie one folder further down.
-    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    seeds = range(args.seed, args.seed + args.episodes)
+    with join_world() as world:
+        policy = load_policy(checkpoint, world.device(args.device))
+        if not (args.task or policy.spec.env_id):
+            raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
+        task = env_id(args.task or policy.spec.env_id)
+        seeds = range(args.seed, args.seed + args.episodes)
+        # The newest few checkpoints of a run lie one folder further down.
+        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        video_dir = args.video_dir or folder / "rollout"
+        films = {seed: video_dir / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
+        agent = PolicyAgent(policy, executor_for(args, policy), args.compile)
+        shares = world.gather((roll_out(args, task, agent, seeds[world.rank :: world.size], films), agent.latencies))
+        if world.is_main:
+            results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
+            report(args, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
 
+
+def roll_out(
+    args: Args, task: str, agent: PolicyAgent, seeds: Sequence[int], films: Mapping[int, Path]
+) -> list[EpisodeResult]:
+    """This process' share of the episodes, those in `films` filmed."""
+    policy = agent.policy
     cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
     check_env_matches(policy, spec_of(gym.make(task, cameras=cameras)))
+    if not seeds:
+        return []
     venv = make_vector_env(
         task,
-        min(args.num_envs, args.episodes),
+        min(args.num_envs, len(seeds)),
         cameras=cameras,
         horizon=args.horizon,
-        render_mode="rgb_array" if args.videos else None,
+        render_mode="rgb_array" if films else None,
     )
     try:
-        video_dir = args.video_dir or folder / "rollout"
-        film = Film(venv, {seed: video_dir / f"seed_{seed}.mp4" for seed in seeds[: args.videos]})
-        with tqdm(total=args.episodes, desc=f"rolling out {task}", unit="episode") as bar:
-            results = evaluate(venv, agent, seeds, bar.update, film)
+        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films})
+        with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
+            return evaluate(venv, agent, seeds, bar.update, film)
     finally:
         venv.close()
 
+
+def report(
+    args: Args,
+    task: str,
+    checkpoint: Path,
+    folder: Path,
+    results: Sequence[EpisodeResult],
+    latencies: Sequence[float],
+    films: Mapping[int, Path],
+) -> None:
+    """Tells what came of all episodes: on the screen, as JSON, in W&B."""
     summary = summarize(results) | {
-        "inference_ms": {q: 1e3 * float(np.quantile(agent.latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
-        if agent.latencies
+        "inference_ms": {q: 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
+        if latencies
         else None,
-        "inference_batch": venv.num_envs,
+        "inference_batch": min(args.num_envs, len(results)),
     }
     rows = [asdict(result) for result in results]
-    print(table(task, seeds, summary))
-    if film.paths:
-        print(f"films: {video_dir}")
+    print(table(task, [result.seed for result in results], summary))
+    if films:
+        print(f"films: {next(iter(films.values())).parent}")
     if args.json is not None:
         settings = asdict(args) | {"checkpoint": checkpoint, "env_id": task}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
@@ -122,10 +151,10 @@ def main(args: Args) -> None:
         step = read_checkpoint(checkpoint)["step"]
         tracker.log({"step": step, **{f"rollout/{name}": value for name, value in flat(summary).items()}})
         tracker.log_table(step, "rollout/episodes", rows)
-        tracker.log_videos(step, {f"seed_{seed}": path for seed, path in film.paths.items()})
+        tracker.log_videos(step, {f"seed_{seed}": path for seed, path in films.items()})
 
 
-def table(task: str, seeds: range, summary: dict) -> str:
+def table(task: str, seeds: Sequence[int], summary: dict) -> str:
     """The summary for the screen."""
 
     def rate(key: str) -> str:

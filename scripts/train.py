@@ -5,6 +5,10 @@
 
 Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
 since the run folder knows the rest.
+
+On several GPUs or machines torchrun starts one process for each; --batch-size is theirs together:
+
+    torchrun --nproc-per-node 8 scripts/train.py --data data/transfer_cube --out runs/cube --batch-size 64
 """
 
 from collections.abc import Callable
@@ -22,8 +26,9 @@ from act.agent import PolicyAgent
 from act.checkpoint import check_env_matches
 from act.chunking import RecedingHorizon
 from act.curves import plot_curves
-from act.dataset import ChunkDataset
+from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import pick_device
+from act.distributed import World, join_world
 from act.errors import ConfigError
 from act.policies import ACTConfig, Policy, make_policy
 from act.presets import PRESETS
@@ -98,8 +103,14 @@ def parse(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
+    with join_world() as world:
+        return train(args, world)
+
+
+def train(args: Args, world: World) -> int:
+    """`main` in one of the processes that torchrun started, or the only one."""
     config, folder = args.training, RunFolder(args.out)
-    device = pick_device(config.device)
+    device = pick_device(world.device(config.device))
     torch.manual_seed(config.seed)
     dataset = ChunkDataset(
         args.data,
@@ -111,30 +122,37 @@ def main(args: Args) -> int:
     )
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data} name none; use 0")
+    ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
     policy.normalizer.fit(dataset.stats())
 
     settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
     free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
-    folder.claim(settings, args.resume, free)
+    world.on_main(lambda: folder.claim(settings, args.resume, free))
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
-    print(f"data: {starts}, from {len(dataset.episodes)} episodes")
-    print(f"policy: {sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M parameters on {device}")
-    print(dataset.cache(config.cache, device))
-
+    parameters = sum(p.numel() for p in policy.parameters())
+    cached = dataset.cache(config.cache, device, world.local_size)
+    if world.is_main:
+        print(f"data: {starts}, from {len(dataset.episodes)} episodes")
+        processes = f", {world.size} processes" if world.size > 1 else ""
+        print(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
+        print(cached)
     with ExitStack() as stack:
-        tracker = stack.enter_context(Tracker(args.wandb, args.out, settings, args.wandb_project))
-        evaluate = _make_evaluate(args, dataset.spec, stack) if config.eval_every else None
+        mode = args.wandb if world.is_main else "disabled"
+        tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
+        evaluate = _make_evaluate(args, dataset.spec, stack) if config.eval_every and world.is_main else None
 
         def log(record: dict[str, float]) -> None:
             tracker.log(record)
             tqdm.write(_line(record))
 
-        trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log)
-        if trainer.step:
+        trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
+        if trainer.step and world.is_main:
             print(f"continuing after step {trainer.step}")
         finished = trainer.run()
+    if not world.is_main:
+        return 0 if finished else 130
     print(f"curves: {plot_curves(folder)}")
     if finished:
         print(f"checkpoints: {folder.best} and {folder.last}")

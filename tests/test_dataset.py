@@ -76,7 +76,7 @@ def test_batches_are_the_same_from_memory_and_from_files(tmp_path, num_workers):
 def test_each_pass_takes_every_start_once_in_an_order_of_its_own(batch_size):
     starts, passes = torch.arange(100, 120), 7
     order = ShuffledStarts(starts, batch_size, seed=3)
-    stream = torch.cat([order[i] for i in range(-(-passes * 20 // batch_size))])[: passes * 20].view(passes, 20)
+    stream = torch.cat([order.batch(i) for i in range(-(-passes * 20 // batch_size))])[: passes * 20].view(passes, 20)
     assert all(torch.equal(one.sort().values, starts) for one in stream)
     assert len({tuple(one.tolist()) for one in stream}) == passes
 
@@ -84,10 +84,10 @@ def test_each_pass_takes_every_start_once_in_an_order_of_its_own(batch_size):
 def test_a_batch_is_a_function_of_seed_and_number():
     starts = torch.arange(20)
     order = ShuffledStarts(starts, 8, seed=3)
-    forward = [order[i] for i in range(10)]
+    forward = [order.batch(i) for i in range(10)]
     for i in (9, 2, 5):  # in any order, by a fresh object
-        assert torch.equal(ShuffledStarts(starts, 8, seed=3)[i], forward[i])
-    assert not torch.equal(ShuffledStarts(starts, 8, seed=4)[0], forward[0])
+        assert torch.equal(ShuffledStarts(starts, 8, seed=3).batch(i), forward[i])
+    assert not torch.equal(ShuffledStarts(starts, 8, seed=4).batch(0), forward[0])
 
 
 def test_split_is_by_episode_and_by_seed(tmp_path):

@@ -13,6 +13,7 @@ from tiny import NO_IMAGES, TINY, write_episodes
 from act.checkpoint import load_policy, read_checkpoint
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import pick_device
+from act.distributed import ALONE
 from act.errors import ConfigError
 from act.policies import Policy, make_policy
 from act.presets import PRESETS
@@ -42,7 +43,9 @@ def data(tmp_path_factory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("data"))
 
 
-def make_trainer(data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=None, log=None, **settings) -> Trainer:
+def make_trainer(
+    data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=None, log=None, world=ALONE, **settings
+) -> Trainer:
     config = dataclasses.replace(TRAIN, **settings)
     dataset = ChunkDataset(
         data, TINY.chunk_size, cameras=(), use_env_state=True, val_fraction=config.val_fraction, seed=config.seed
@@ -53,7 +56,7 @@ def make_trainer(data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=N
     policy.normalizer.fit(dataset.stats())
     folder = RunFolder(out)
     folder.claim({}, resume=True, free=set())
-    return Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log or (lambda record: None))
+    return Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log or (lambda record: None), world=world)
 
 
 def curve(folder: RunFolder | Path) -> list[dict[str, float]]:
@@ -122,7 +125,7 @@ def test_ema_is_the_average_by_hand_and_takes_the_buffers(data, tmp_path):
     expected = [p.detach().clone() for p in trainer.policy.parameters()]
     order = ShuffledStarts(trainer.dataset.train, 4, 0)
     for i in range(5):
-        trainer._update(trainer.policy, trainer.dataset.gather(order[i]))
+        trainer.update(trainer.policy, trainer.policy, [trainer.dataset.gather(order.batch(i))])
         decay = min(0.9, (i + 1) / (i + 11))
         expected = [
             decay * old + (1 - decay) * new for old, new in zip(expected, trainer.policy.parameters(), strict=True)

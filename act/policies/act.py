@@ -11,7 +11,8 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
-- Two options of ours, off by default: keypoints (`vision.Keypoints`) and noise on the joint positions in training.
+- Options of ours, off by default: keypoints (`vision.Keypoints`), and in training noise on the joint positions and
+  shifts of the pictures.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -85,6 +85,9 @@ class ACTConfig:
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
+    image_shift: float = 0.0
+    """Move the pictures by up to this share of their height in training, and the positions of all tokens and keypoints
+    with them: a few dozen pictures are harder to learn by heart. 0 as published."""
     backbone_lr: float | None = None
     """Learning rate of the backbone; None: that of the rest."""
 
@@ -108,7 +111,7 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise"):
+        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise", "image_shift"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.backbone_weights not in ("imagenet", "none"):
@@ -172,11 +175,11 @@ class ACTPolicy(Policy):
         """{"loss", "l1", "kl"}: l1 in z-scores over valid cells, kl in nats, loss = l1 + kl_weight · kl."""
         target = self._target(batch)
         if not self.config.use_vae:
-            l1 = masked_l1(self._decode(batch.observation, None), target, batch.is_pad)
+            l1 = masked_l1(self._decode(batch.observation, None), target, batch.is_pad, batch.valid_steps)
             return {"loss": l1, "l1": l1, "kl": torch.zeros_like(l1)}
         mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
         z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
-        l1 = masked_l1(self._decode(batch.observation, z), target, batch.is_pad)
+        l1 = masked_l1(self._decode(batch.observation, z), target, batch.is_pad, batch.valid_steps)
         kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
         return {"loss": l1 + self.config.kl_weight * kl, "l1": l1, "kl": kl}
 
@@ -228,7 +231,7 @@ class ACTPolicy(Policy):
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
         frozen = config.backbone_weights == "imagenet"
-        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints)
+        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints, config.image_shift)
 
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
@@ -260,7 +263,8 @@ class ACTPolicy(Policy):
         if self.vision is not None:
             image_tokens, image_position = self.vision(observation.images)
             tokens = torch.cat([tokens, image_tokens], dim=1)
-            position = torch.cat([position, image_position])
+            position = position.expand(*image_position.shape[:-2], -1, -1)
+            position = torch.cat([position, image_position], dim=-2)
         memory = self.encoder(tokens, position)
         return self.action_head(self.decoder(self.query, memory, position))
 
@@ -279,19 +283,15 @@ class ACTPolicy(Policy):
             raise ConfigError("the episodes have no cameras: use --use-env-state to learn from object poses")
 
 
-def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor) -> Tensor:
+def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:
     """Mean |prediction - target| over the cells that are no padding: (B, k, A), (B, k, A), (B, k) → scalar float32.
 
-    While several processes train, the count of valid cells is the mean of all of theirs: gradients averaged over
-    processes are then those of one process with the whole batch.
+    `valid_steps` per sample are those of this batch, or given: see `Batch`.
     """
     valid = rearrange(~is_pad, "b k -> b k 1")
     total = ((prediction - target) * valid).abs().sum()
-    cells = (valid.sum() * target.shape[-1]).float()
-    if prediction.requires_grad and dist.is_available() and dist.is_initialized():
-        dist.all_reduce(cells)
-        cells = cells / dist.get_world_size()
-    return total / cells.clamp(min=1)
+    steps = valid.sum() if valid_steps is None else valid_steps * len(is_pad)
+    return total / (steps * target.shape[-1]).clamp(min=1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -39,12 +39,16 @@ class Batch:
     observation: Observation
     action: Tensor  # (B, k, A) float32, physical units
     is_pad: Tensor  # (B, k) bool, True where the episode had ended before that step
+    valid_steps: Tensor | None = None
+    """() float32: valid steps per sample, the mean over the whole batch of which this one may be a share. Sums over
+    cells divided by it average over shares (of processes, of accumulated gradients) to the whole batch's mean."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return Batch(
             self.observation.to(device, non_blocking),
             self.action.to(device, non_blocking=non_blocking),
             self.is_pad.to(device, non_blocking=non_blocking),
+            None if self.valid_steps is None else self.valid_steps.to(device, non_blocking=non_blocking),
         )
 
 

@@ -1,0 +1,158 @@
+"""Laws of several processes, started by torchrun itself: together they do what one does alone; none is lost silently.
+
+Gradients agree to 1e-5 relative, 1e-6 absolute: sums in another order. Curves of some steps agree to 1e-3.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import curve, make_trainer
+from tiny import NO_IMAGES, write_episodes
+
+from act.checkpoint import load_policy
+from act.dataset import ShuffledStarts
+from act.errors import ConfigError
+from demos.episode import Episode, find_episodes
+
+ROOT = Path(__file__).parents[1]
+CERTAIN = {**NO_IMAGES, "dropout": 0.0, "use_vae": False}
+"""Settings of a policy without anything random in a step."""
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+FLAGS = words(
+    "--cameras --use-env-state --no-use-vae --dropout 0 --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 "
+    "--batch-size 12 --schedule constant --log-every 2 --val-every 4 --save-every 4 --device cpu --dtype float32 --wandb disabled"
+)
+
+
+def torchrun(processes: int, *words: object) -> list[str]:
+    engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*engine, *map(str, words)]
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"))
+
+
+ONE_STEP = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, "tests")
+from test_distributed import CERTAIN
+from test_training import make_trainer
+from act.distributed import join_world
+
+data, out, accumulate = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+with join_world() as world:
+    folder = out / str(world.rank)
+    settings = dict(batch_size=12, accumulate=accumulate, steps=1, warmup_steps=0)
+    trainer = make_trainer(data, folder, policy_settings=CERTAIN, world=world, **settings)
+    trainer.run()
+    torch.save([p.grad for p in trainer.policy.parameters()], out / f"gradient_{world.rank}.pt")
+"""
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 3), (2, 1), (3, 2)])
+def test_gradients_are_those_of_one_process(data, tmp_path, processes, accumulate):
+    alone = make_trainer(data, tmp_path / "alone", policy_settings=CERTAIN, batch_size=12, steps=1, warmup_steps=0)
+    batch = alone.dataset.gather(ShuffledStarts(alone.dataset.train, 12, alone.config.seed).batch(0))
+    assert batch.is_pad.any(), "shares with as many valid steps each would prove little"
+    alone.run()
+    script = tmp_path / "one_step.py"
+    script.write_text(ONE_STEP)
+    run(torchrun(processes, script, data, tmp_path, accumulate))
+    for rank in range(processes):
+        gradients = torch.load(tmp_path / f"gradient_{rank}.pt")
+        for parameter, gradient in zip(alone.policy.parameters(), gradients, strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_of_two_processes_is_resumed_by_one(data, tmp_path):
+    train = ["scripts/train.py", "--data", data, *FLAGS]
+    run([sys.executable, *map(str, train), "--out", str(tmp_path / "whole"), "--steps", "16"])
+    told = run(torchrun(2, *train, "--out", tmp_path / "run", "--steps", 8, "--accumulate", 2))
+    assert "2 processes" in told
+    assert told.count("checkpoints: ") == 1
+    run([sys.executable, "scripts/train.py", *words(f"--out {tmp_path}/run --resume --steps 16 --wandb disabled")])
+    whole, resumed = curve(tmp_path / "whole"), curve(tmp_path / "run")
+    assert len(whole) == len(resumed)
+    for one, other in zip(whole, resumed, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_a_lost_process_ends_the_run_and_the_last_checkpoint_is_whole(data, tmp_path):
+    out = tmp_path / "run"
+    command = torchrun(2, "scripts/train.py", "--data", data, *FLAGS, "--out", out, "--steps", 100_000)
+    engine = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (out / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    [victim] = [pid for pid in children(engine.pid) if b"RANK=1" in environment(pid)]
+    os.kill(victim, signal.SIGKILL)
+    _, told = engine.communicate(timeout=120)
+    assert engine.returncode != 0
+    assert "error: another process was lost at step" in told
+    assert f"{out}/last.pt is whole, --resume continues from there, with any number of processes" in told
+    load_policy(out, "cpu")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def test_recording_and_rollouts_do_not_depend_on_the_number_of_processes(tmp_path):
+    task = "--task insertion --episodes 3 --height 16 --width 16 --noise 0.05 --workers 1"
+    record = words(f"scripts/record.py {task} --out")
+    run([sys.executable, *record, str(tmp_path / "one")])
+    told = run(torchrun(3, *record, tmp_path / "three"))
+    assert told.count("3 episodes") == 1
+    one, three = (find_episodes(tmp_path / name) for name in ("one", "three"))
+    for a, b in zip(one, three, strict=True):
+        np.testing.assert_array_equal(Episode(a).action, Episode(b).action)
+        assert Episode(a).seed == Episode(b).seed
+    assert sorted(p.name for p in (tmp_path / "three").iterdir()) == [path.name for path in three]
+
+    policy = words(f"--data {tmp_path}/one --out {tmp_path}/run --steps 1 --val-fraction 0")
+    run([sys.executable, "scripts/train.py", *policy, *FLAGS])
+    roll = words(f"scripts/rollout.py --checkpoint {tmp_path}/run --episodes 5 --num-envs 1 --horizon 30 --device cpu")
+    run([sys.executable, *roll, "--json", str(tmp_path / "one.json")])
+    told = run(torchrun(2, *roll, "--json", tmp_path / "two.json"))
+    assert told.count("seeds 100000 to 100004") == 1
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["episodes"] for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    starts = torch.arange(40)
+    order = ShuffledStarts(starts, 12, 0, accumulate=2, rank=1, size=3)
+    shares = [ShuffledStarts(starts, 12, 0, accumulate=2, rank=rank, size=3)[i][0] for i in (0, 1) for rank in range(3)]
+    assert torch.equal(torch.cat(shares), order.batch(0))
+    with pytest.raises(ConfigError) as error:
+        ShuffledStarts(starts, 10, 0, accumulate=2, size=3)
+    assert str(error.value) == (
+        "batch_size is 10, which 3 processes with --accumulate 2 cannot share evenly; choose a multiple of 6"
+    )
