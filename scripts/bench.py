@@ -1,192 +1,117 @@
-"""Measure what this machine does: environment speed beside gym-aloha's, experts, recording, the episode file.
+"""Measure what this machine does: training, inference, data, environments, recording, beside the peers'.
 
-    python scripts/bench.py --only env file                                       # a minute on a CPU
+    python scripts/bench.py --only file env --rounds 2                                # a minute on a CPU
     python scripts/bench.py --peer-python /path/to/venv/bin/python --json bench.json
+    python scripts/bench.py --gpu-report report                                       # nine minutes on one GPU
 
-The peer is the interpreter of a virtual environment with gym-aloha in it; both sides are measured alternately.
+The peer is the interpreter of a virtual environment (Python 3.12) with `lerobot[dataset]` and `gym-aloha` in it. Both
+sides do the same work in turn, in one run.
 """
 
 import json
 import os
-import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
 
-import gymnasium as gym
-import numpy as np
-
-from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert
+from act.device import pick_device
+from act.errors import ConfigError
 from demos.record import RecordConfig, record
 from envs import TASKS
-from envs.aloha import HOME_ACTION
-from envs.results import evaluate, wilson_interval
-from envs.rollout import make_vector_env
+from scripts.benchmarks import gpu_report, learning, simulation
+from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
 
-SIZES = ((120, 160), (480, 640))
-
-PEER = """
-import sys, time, warnings
-warnings.filterwarnings("ignore")
-import gymnasium as gym, gym_aloha
-steps = int(sys.argv[1])
-env = gym.make("gym_aloha/AlohaTransferCube-v0", obs_type="pixels_agent_pos")
-env.reset(seed=0)
-action = env.action_space.sample() * 0
-env.step(action)
-start = time.perf_counter()
-for _ in range(steps):
-    env.step(action)
-print(steps / (time.perf_counter() - start))
-"""
+PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Measure what this machine does."""
+    """Measure what this machine does, beside the peers'."""
 
-    only: tuple[Literal["env", "experts", "record", "file"], ...] = ("env", "experts", "record", "file")
-    """Which parts to measure."""
+    only: tuple[str, ...] = ()
+    """Parts to measure: train, infer, data, env, evaluation, record, file, experts (all by default); of the GPU report:
+    train, infer, render, policy."""
     peer_python: Path | None = None
-    """Interpreter of a virtual environment that has gym-aloha."""
-    rounds: int = 5
+    """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
+    rounds: int = 3
     """Alternating measurements of each kind; medians are reported."""
+    device: str = "auto"
+    """Of training and inference: auto, cpu or cuda."""
+    batch_size: int = 8
+    """Of a training step."""
     seeds: int = 500
     """Episodes per expert, seeds 0 and up."""
     noise: float = 0.0
     """Size of the experts' detours, m."""
     episodes: int = 50
-    """Episodes to record."""
+    """Episodes to record and to evaluate."""
     workers: int = os.cpu_count() or 1
-    """Processes for recording and for the experts."""
+    """Processes for recording, for the experts and for evaluation."""
+    gpu_report: Path | None = None
+    """Write the report of one accelerator into this folder instead: JSON, pictures, a trained policy."""
+    tiny: bool = False
+    """A GPU report of tiny sizes, which proves on any machine that the real one will run."""
     json: Path | None = None
     """Write all figures to this file."""
 
 
 def main(args: Args) -> None:
-    parts: dict[str, Callable[[Args], dict[str, Any]]] = {
-        "env": bench_env,
-        "experts": bench_experts,
-        "record": bench_record,
-        "file": bench_file,
-    }
-    figures: dict[str, Any] = {}
-    for name in args.only:
-        figures[name] = parts[name](args)
-        for what, value in figures[name].items():
-            print(f"{what:<44} {value if isinstance(value, str) else f'{value:.4g}'}", flush=True)
+    known = gpu_report.PARTS if args.gpu_report else PARTS
+    only = tuple(part for words in args.only for part in words.split(",")) or known
+    if unknown := [part for part in only if part not in known]:
+        raise ConfigError(f"unknown part {unknown[0]!r}; known parts: {', '.join(known)}")
+    device = pick_device(args.device)
+    with ExitStack() as stack:
+        peer = stack.enter_context(Peer(args.peer_python)) if args.peer_python else None
+        if args.gpu_report:
+            sizes = gpu_report.TINY if args.tiny else gpu_report.FULL
+            print(gpu_report.gpu_report(args.gpu_report, only, device, peer, sizes))
+            return
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rows = []
+        for part in only:
+            if part == "experts":
+                for what, told in simulation.expert_successes(args.seeds, args.noise, args.workers).items():
+                    print(f"{what}: {told}")
+                    rows.append({"name": what, "told": told})
+                continue
+            found = measure(cases_of(part, args, peer, device, folder / part), args.rounds)
+            print(table(found), flush=True)
+            for row in found:
+                if "flops_per_sample" in row:
+                    rate = row["samples"] * row["flops_per_sample"] / row["ours"]["median"] * 1e3
+                    row["mfu"] = rate / row["matmul_peak"]
+                    flops, share = row["flops_per_sample"] / 1e9, 100 * row["mfu"]
+                    print(f"{row['name']}: {flops:.1f} GFLOP per sample, {share:.0f} % of the matmul peak on {device}")
+            rows += found
     if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2))
+        args.json.write_text(json.dumps(rows, indent=2))
 
 
-def bench_env(args: Args) -> dict[str, float]:
-    """Control steps per second of one process."""
-    measure: dict[str, Callable[[], float]] = {
-        f"{task}: steps/s, physics alone": _stepper(env_id, (), 1500) for task, env_id in TASKS.items()
-    }
-    for height, width in SIZES:
-        cameras = {"top": (height, width)}
-        for task, env_id in TASKS.items():
-            measure[f"{task}: steps/s, top {height} x {width}"] = _stepper(env_id, cameras, 150)
-    if args.peer_python is not None:
-        command = [str(args.peer_python), "-c", PEER, "15"]
-        environment = {**os.environ, "MUJOCO_GL": "egl"}
-
-        def peer() -> float:
-            run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            return float(run.stdout.split()[-1])
-
-        measure["gym-aloha: steps/s, pixels_agent_pos"] = peer
-    rounds = [{what: take() for what, take in measure.items()} for _ in range(args.rounds)]
-    figures = {what: statistics.median(round[what] for round in rounds) for what in measure}
-    if args.peer_python is not None:
-        base = figures["gym-aloha: steps/s, pixels_agent_pos"]
-        figures |= {f"{what} / gym-aloha's": value / base for what, value in figures.items() if "top" in what}
-    return figures
-
-
-def _stepper(env_id: str, cameras: Any, steps: int) -> Callable[[], float]:
-    env = gym.make(env_id, cameras=cameras, disable_env_checker=True)
-    env.reset(seed=0)
-    env.step(HOME_ACTION)
-
-    def take() -> float:
-        env.reset(seed=0)
-        start = time.perf_counter()
-        for t in range(steps):
-            if t % 400 == 399:
-                env.reset()
-            env.step(HOME_ACTION)
-        return steps / (time.perf_counter() - start)
-
-    return take
-
-
-def bench_experts(args: Args) -> dict[str, str]:
-    """Success of the scripted experts."""
-    figures = {}
-    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
-        for task, env_id in TASKS.items():
-            shares = np.array_split(np.arange(args.seeds), args.workers)
-            runs = pool.map(_expert, [env_id] * len(shares), [args.noise] * len(shares), shares)
-            strict, published = np.sum(list(runs), axis=0)
-            low, high = wilson_interval(int(strict), args.seeds)
-            figures[f"{task}: expert, noise {args.noise:g}"] = (
-                f"{strict} of {args.seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-                f"{published} published"
-            )
-    return figures
-
-
-def _expert(env_id: str, noise: float, seeds: Sequence[int]) -> tuple[int, int]:
-    venv = make_vector_env(env_id)
-    results = evaluate(venv, ScriptedExpert(env_id, noise), seeds)
-    venv.close()
-    return sum(result.success for result in results), sum(result.success_published for result in results)
-
-
-def bench_record(args: Args) -> dict[str, float]:
-    """Wall time of a recording, start of the workers included."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        record(RecordConfig(TASKS["transfer_cube"], {"top": SIZES[0]}), Path(folder), args.episodes, args.workers)
-        seconds = time.perf_counter() - start
-    return {f"transfer_cube: seconds to record {args.episodes}, top 120 x 160": seconds}
-
-
-def bench_file(args: Args) -> dict[str, float]:
-    """Size of an episode and time to read a random frame, the file opened each time and kept open."""
-    figures: dict[str, float] = {}
-    rng = np.random.default_rng(0)
-    for height, width in SIZES:
-        with tempfile.TemporaryDirectory() as folder:
-            record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), Path(folder), 1)
-            [path] = find_episodes(folder)
-            name = f"episode, top {height} x {width}"
-            figures[f"{name}: MB"] = path.stat().st_size / 1e6
-            episode = Episode(path)
-            steps = rng.integers(0, episode.length, 300)
-            figures[f"{name}: ms, random frame"] = _median_ms(episode, steps)
-            with episode:
-                figures[f"{name}: ms, random frame, file open"] = _median_ms(episode, steps)
-    return figures
-
-
-def _median_ms(episode: Episode, steps: Iterable[int]) -> float:
-    times = []
-    for t in steps:
-        start = time.perf_counter()
-        episode.frame("top", int(t))
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> list[Case]:
+    """What a part measures; `folder` is for its files."""
+    match part:
+        case "train":
+            return learning.train_cases(peer, device, batch_size=args.batch_size)
+        case "infer":
+            return learning.infer_cases(peer, device)
+        case "data":
+            folders = []
+            for height, width in learning.SIZES:
+                folders.append(folder / f"{height}x{width}")
+                record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), folders[-1], 4, args.workers)
+            return learning.data_cases(peer, folders, device)
+        case "env":
+            return simulation.env_cases(peer)
+        case "evaluation":
+            return simulation.evaluation_cases(peer, args.episodes, args.workers, str(device))
+        case "record":
+            return simulation.record_cases(args.episodes, args.workers)
+        case _:
+            return simulation.file_cases(folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,277 @@
+"""Training steps, inference and data loading, beside LeRobot's ACT at the same shape."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from act.dataset import ChunkDataset, ShuffledStarts
+from act.device import pick_dtype
+from act.policies import ACTConfig, Batch, Observation, Policy, make_policy
+from act.run_folder import RunFolder
+from act.train import Trainer
+from act.train_config import TrainConfig
+from demos.episode import Episode, find_episodes
+from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.timing import Case
+
+SIZES = ((120, 160), (480, 640))
+LEROBOT_LIKE = ACTConfig(cameras=("top",))
+"""The paper's shape, one decoder layer, frozen batch norms: what LeRobot builds by default, 52 M parameters."""
+
+
+def make_batch(spec: EpisodeSpec, k: int, size: int, device: torch.device) -> Batch:
+    """Random samples, without padding."""
+    rng = torch.Generator().manual_seed(0)
+    images = {
+        name: torch.randint(0, 256, (size, *shape, 3), dtype=torch.uint8, generator=rng)
+        for name, shape in spec.cameras.items()
+    }
+    observation = Observation(torch.randn(size, 14, generator=rng), images)
+    action = torch.randn(size, k, 14, generator=rng)
+    return Batch(observation, action, torch.zeros(size, k, dtype=torch.bool)).to(device)
+
+
+def make(config: ACTConfig, size: tuple[int, int], device: torch.device) -> Policy:
+    """A policy with random weights that looks at one camera of that size."""
+    torch.manual_seed(0)
+    spec = EpisodeSpec(ALOHA_JOINTS, {"top": size})
+    return make_policy(config, spec, pretrained=False).to(device)
+
+
+class _NoStarts:
+    """Stands for a dataset where only single steps are measured."""
+
+    train = val = torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a training step is computed."""
+
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """tf32: float32, but matrix products on CUDA round their inputs to 10 bits, as `Trainer` lets them."""
+    compile: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def __str__(self) -> str:
+        return self.precision + (", compiled" if self.compile else "")
+
+
+@contextmanager
+def stepping(policy: Policy, mode: Mode, device: torch.device) -> Iterator[Callable[[Batch], None]]:
+    """The very step of `Trainer`, on a batch of one's own."""
+    dtype = "bfloat16" if mode.precision == "bfloat16" else "float32"
+    config = TrainConfig(dtype=dtype, compile=mode.compile, device=str(device), grad_clip=10.0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(policy, _NoStarts(), config, RunFolder(Path(folder)))  # pyright: ignore[reportArgumentType]
+        if mode.precision == "float32":
+            torch.set_float32_matmul_precision("highest")
+        forward = torch.compile(policy) if mode.compile else policy
+
+        def step(batch: Batch) -> None:
+            trainer.update(policy, forward, [batch])
+
+        yield step
+
+
+def timed(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Seconds of one piece of work, mean of `times`, after one that is not counted."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    work()
+    wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    wait()
+    return (time.perf_counter() - start) / times
+
+
+def flops_per_sample(policy: Policy, batch: Batch) -> float:
+    """Floating point operations of forward and backward, as torch counts them (matrix products and convolutions)."""
+    with FlopCounterMode(display=False) as counter:
+        policy.train()(batch)["loss"].backward()
+    policy.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(batch.action)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of ten square matrix products: what the share of the peak is measured against."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / min(timed(lambda: a @ b, 3, device) for _ in range(10))
+
+
+def train_cases(
+    peer: Peer | None,
+    device: torch.device,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    batch_size: int = 8,
+    steps: int = 3,
+    modes: Sequence[Mode] | None = None,
+    config: ACTConfig = LEROBOT_LIKE,
+) -> list[Case]:
+    """Milliseconds of one optimiser step, with FLOPs and the share of the matmul peak."""
+    modes = modes or [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+    cases = []
+    for size in sizes:
+        flops = flops_per_sample(make(config, size, device), _batch(config, size, 1, device))
+        asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=batch_size, device=str(device))
+        peers = {"LeRobot": peer.doing("train", steps=steps, **asked)} if peer else {}
+        for mode in modes:
+            peak = matmul_peak(device, mode.dtype)
+            cases.append(
+                Case(
+                    f"training step, batch {batch_size}, {size[0]} x {size[1]}, {mode}",
+                    "ms",
+                    _train_ms(config, size, batch_size, steps, mode, device),
+                    peers,
+                    {"flops_per_sample": flops, "matmul_peak": peak, "samples": batch_size},
+                )
+            )
+    return cases
+
+
+def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
+    return make_batch(EpisodeSpec(ALOHA_JOINTS, {"top": size}), config.chunk_size, batch_size, device)
+
+
+def _train_ms(
+    config: ACTConfig, size: tuple[int, int], batch_size: int, steps: int, mode: Mode, device: torch.device
+) -> Callable[[], float]:
+    policy, batch = make(config, size, device), _batch(config, size, batch_size, device)
+
+    def take() -> float:
+        with stepping(policy, mode, device) as step:
+            return 1e3 * timed(lambda: step(batch), steps, device)
+
+    return take
+
+
+def infer_cases(
+    peer: Peer | None,
+    device: torch.device,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    batch_sizes: Sequence[int] = (1,),
+    times: int = 10,
+    config: ACTConfig = LEROBOT_LIKE,
+) -> list[Case]:
+    """Milliseconds from observations on the device to chunks in physical units."""
+    cases = []
+    for size in sizes:
+        policy = make(config, size, device).eval()
+        for batch_size in batch_sizes:
+            asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=batch_size, device=str(device))
+            peers = {"LeRobot": peer.doing("infer", steps=times, **asked)} if peer else {}
+            seen = _batch(config, size, batch_size, device).observation
+            name = f"inference, batch {batch_size}, {size[0]} x {size[1]}"
+            cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device), peers))
+    return cases
+
+
+@torch.inference_mode()
+def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device) -> float:
+    return 1e3 * timed(lambda: policy.predict(seen), times, device)
+
+
+def data_cases(
+    peer: Peer | None, folders: Sequence[Path], device: torch.device, *, batch_size: int = 8, chunk: int = 100
+) -> list[Case]:
+    """Random samples per second: cached, from our files, the original's way, and LeRobot's dataset.
+
+    Args:
+        folders: recordings with one camera, top; the peers get the same frames.
+    """
+    cases = []
+    for folder in folders:
+        height, width = Episode(find_episodes(folder)[0]).spec.cameras["top"]
+        peers: dict[str, Callable[[], float]] = {"the original's way": _original(folder, chunk)}
+        if peer:
+            asked = dict(frames_file=str(_frames_of(folder)), chunk=chunk, size=batch_size, batches=20, workers=2)
+            peers["LeRobot, 2 workers"] = peer.doing("data", **asked)
+        for cache in ("auto", "none"):
+            name = f"random samples, {height} x {width}, {'cached' if cache == 'auto' else 'from files, 2 workers'}"
+            cases.append(Case(name, "samples/s", _sampling(folder, chunk, cache, batch_size, device), peers))
+    return cases
+
+
+def _sampling(folder: Path, chunk: int, cache: str, batch_size: int, device: torch.device) -> Callable[[], float]:
+    dataset = ChunkDataset(folder, chunk, val_fraction=0)
+    dataset.cache(cache, device)
+    order = ShuffledStarts(dataset.train, batch_size, 0)
+    batches = 200 if cache == "auto" else 50
+
+    def take() -> float:
+        stream = dataset.batches(order, 0, batches + 1, device, num_workers=2)
+        next(stream)  # workers have started then
+        start = time.perf_counter()
+        for _ in stream:
+            pass
+        return batches * batch_size / (time.perf_counter() - start)
+
+    return take
+
+
+def _frames_of(folder: Path) -> Path:
+    """All frames, positions and actions in one plain file, for another program."""
+    episodes = [Episode(path) for path in find_episodes(folder)]
+    file = folder / "frames.npz"
+    np.savez(
+        file,
+        frames=np.stack([episode.frames("top") for episode in episodes]),
+        qpos=np.stack([episode.qpos for episode in episodes]),
+        action=np.stack([episode.action for episode in episodes]),
+    )
+    return file
+
+
+def _original(folder: Path, chunk: int) -> Callable[[], float]:
+    """As the original's dataset: files without compression; open, read one step, close; one sample at a time."""
+    raw = folder / "uncompressed"
+    raw.mkdir()
+    paths = []
+    for path in find_episodes(folder):
+        episode = Episode(path)
+        frames = episode.frames("top")
+        paths.append(raw / path.name)
+        with h5py.File(paths[-1], "w") as root:
+            root["action"], root["observations/qpos"] = episode.action, episode.qpos
+            root.create_dataset("observations/images/top", data=frames, chunks=(1, *frames.shape[1:]))
+
+    def take(samples: int = 300) -> float:
+        rng = np.random.default_rng(0)
+        start = time.perf_counter()
+        for _ in range(samples):
+            with h5py.File(paths[rng.integers(len(paths))], "r") as root:
+                action, qpos, image = (
+                    root[name] for name in ("action", "observations/qpos", "observations/images/top")
+                )
+                t = rng.integers(len(action))  # pyright: ignore
+                frame = torch.from_numpy(image[t]).permute(2, 0, 1) / 255.0  # pyright: ignore
+                padded = np.zeros((chunk, 14), np.float32)
+                rest = action[t : t + chunk]  # pyright: ignore
+                padded[: len(rest)] = rest  # pyright: ignore
+                _ = frame, torch.from_numpy(padded), torch.from_numpy(qpos[t])  # pyright: ignore
+        return samples / (time.perf_counter() - start)
+
+    return take

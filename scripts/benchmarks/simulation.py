@@ -1,0 +1,142 @@
+"""Environments, experts, recording, the episode file, and evaluation."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from act.agent import PolicyAgent
+from act.chunking import RecedingHorizon
+from act.policies import make_policy
+from act.presets import PRESETS
+from demos.episode import Episode, find_episodes
+from demos.experts import ScriptedExpert
+from demos.record import RecordConfig, record, spec_of
+from envs import TASKS
+from envs.aloha import HOME_ACTION
+from envs.results import evaluate, wilson_interval
+from envs.rollout import make_vector_env
+from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.timing import Case
+
+SIZES = ((120, 160), (480, 640))
+
+
+def env_cases(peer: Peer | None) -> list[Case]:
+    """Control steps per second of one process, beside gym-aloha with its rendered observation."""
+    peers = {"gym-aloha": peer.doing("env", steps=15)} if peer else {}
+    cases = [Case(f"{task}: physics alone", "steps/s", _stepper(name, (), 1500)) for task, name in TASKS.items()]
+    for height, width in SIZES:
+        for task, name in TASKS.items():
+            take = _stepper(name, {"top": (height, width)}, 150)
+            cases.append(Case(f"{task}: with top camera, {height} x {width}", "steps/s", take, peers))
+    return cases
+
+
+def _stepper(env_id: str, cameras: Any, steps: int) -> Callable[[], float]:
+    env = gym.make(env_id, cameras=cameras, disable_env_checker=True)
+    env.reset(seed=0)
+    env.step(HOME_ACTION)
+
+    def take() -> float:
+        env.reset(seed=0)
+        start = time.perf_counter()
+        for t in range(steps):
+            if t % 400 == 399:
+                env.reset()
+            env.step(HOME_ACTION)
+        return steps / (time.perf_counter() - start)
+
+    return take
+
+
+def evaluation_cases(peer: Peer | None, episodes: int, num_envs: int, device: str) -> list[Case]:
+    """Whole episodes with a policy of the cpu preset, its pictures of 120 x 160 and half of each chunk executed.
+
+    Weights are random: the work is that of a trained policy. The start of the environments' processes is not counted,
+    as gym-aloha's is not, of which a few steps stand for all: they take equally long.
+    """
+    task = TASKS["transfer_cube"]
+    cameras = {"top": SIZES[0]}
+    policy = make_policy(PRESETS["cpu"][0], spec_of(gym.make(task, cameras=cameras))).to(device)
+    agent = PolicyAgent(policy, RecedingHorizon(policy.chunk_size))
+    venv = make_vector_env(task, num_envs, cameras=cameras)
+    evaluate(venv, agent, range(num_envs))  # processes, rendering contexts and the policy are ready then
+
+    def take() -> float:
+        start = time.perf_counter()
+        results = evaluate(venv, agent, range(episodes))
+        return sum(result.length for result in results) / (time.perf_counter() - start)
+
+    peers = {"gym-aloha, one env": peer.doing("env", steps=15)} if peer else {}
+    return [Case(f"evaluation of {episodes} episodes, {num_envs} at once", "steps/s", take, peers)]
+
+
+def record_cases(episodes: int, workers: int) -> list[Case]:
+    """Wall time of a recording, start of the workers included."""
+
+    def take() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            record(RecordConfig(TASKS["transfer_cube"], {"top": SIZES[0]}), Path(folder), episodes, workers)
+            return time.perf_counter() - start
+
+    return [Case(f"recording {episodes} episodes, top camera, 120 x 160", "s", take)]
+
+
+def file_cases(folder: Path) -> list[Case]:
+    """Size of an episode and time to read a random frame, the file opened each time and kept open."""
+    cases = []
+    for height, width in SIZES:
+        out = folder / f"{height}x{width}"
+        record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), out, 1)
+        [path] = find_episodes(out)
+        name, episode = f"episode of 400 steps, top camera, {height} x {width}", Episode(path)
+        cases += [
+            Case(f"{name}: size", "MB", partial(lambda path: path.stat().st_size / 1e6, path)),
+            Case(f"{name}: random frame", "ms", partial(_frame_ms, episode, False)),
+            Case(f"{name}: random frame, file kept open", "ms", partial(_frame_ms, episode, True)),
+        ]
+    return cases
+
+
+def _frame_ms(episode: Episode, keep_open: bool) -> float:
+    times = []
+    with episode if keep_open else nullcontext():
+        for t in np.random.default_rng(0).integers(0, episode.length, 300):
+            start = time.perf_counter()
+            episode.frame("top", int(t))
+            times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def expert_successes(seeds: int, noise: float, workers: int) -> dict[str, str]:
+    """Success of the scripted experts, in words."""
+    told = {}
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for task, env_id in TASKS.items():
+            shares = np.array_split(np.arange(seeds), workers)
+            runs = pool.map(_expert, [env_id] * len(shares), [noise] * len(shares), shares)
+            strict, published = np.sum(list(runs), axis=0)
+            low, high = wilson_interval(int(strict), seeds)
+            told[f"{task}: expert, noise {noise:g}"] = (
+                f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
+                f"{published} published"
+            )
+    return told
+
+
+def _expert(env_id: str, noise: float, seeds: Sequence[int]) -> tuple[int, int]:
+    venv = make_vector_env(env_id)
+    results = evaluate(venv, ScriptedExpert(env_id, noise), seeds)
+    venv.close()
+    return sum(result.success for result in results), sum(result.success_published for result in results)

@@ -1,0 +1,99 @@
+"""Laws of measuring: both sides in turn, and ways to be fast that leave the losses alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from act.errors import ConfigError
+from scripts.benchmarks.learning import LEROBOT_LIKE, Mode, make, make_batch, stepping
+from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.timing import Case, measure, table
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+
+
+def bench(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/bench.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_sides_are_measured_in_turn_and_ratios_favour_the_better():
+    order, ours, theirs = [], iter([1.0, 3.0, 2.0]), iter([4.0, 8.0, 6.0])
+
+    def take(name, values):
+        def measured() -> float:
+            order.append(name)
+            return next(values)
+
+        return measured
+
+    [row] = measure([Case("a step", "ms", take("ours", ours), {"peer": take("peer", theirs)})], 3)
+    assert order == ["ours", "peer"] * 3
+    assert (row["ours"]["median"], row["ours"]["spread"], row["ratios"]["peer"]) == (2.0, 2.0, 3.0)
+    [row] = measure([Case("steps", "steps/s", lambda: 6.0, {"peer": lambda: 2.0})], 1)
+    assert row["ratios"]["peer"] == 3.0
+    assert table([row]).splitlines()[1].split()[-1] == "3.00"
+
+
+def losses(mode: Mode) -> list[float]:
+    """Of five steps on one batch."""
+    config = replace(LEROBOT_LIKE, d_model=64, ffn_dim=128, n_style_layers=1, n_encoder_layers=2, dropout=0.0)
+    policy, found = make(config, (64, 96), CPU), []
+    batch = make_batch(policy.spec, policy.chunk_size, 4, CPU)
+    with stepping(policy, mode, CPU) as step:
+        for _ in range(5):
+            step(batch)
+            torch.manual_seed(0)
+            with torch.no_grad():
+                found.append(policy(batch)["loss"].item())
+    return found
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [(Mode("bfloat16"), 1e-2), (Mode("float32", compile=True), 1e-5)])
+def test_fast_ways_leave_the_losses_alone(mode, tolerance):
+    assert losses(mode) == pytest.approx(losses(Mode()), rel=tolerance)
+
+
+def test_a_peer_that_cannot_do_the_work_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"^--peer-python {tmp_path}/python does not start: No such file"):
+        Peer(tmp_path / "python")
+    with Peer(Path(sys.executable)) as peer, pytest.raises(ConfigError) as error:
+        peer.ask("env", steps=1)
+    assert str(error.value) == (
+        f"the peer {sys.executable} cannot do env: ModuleNotFoundError: No module named 'gym_aloha'"
+    )
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    done = bench("--only", "trian", folder=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: unknown part 'trian'; known parts: train, infer, data, env")
+
+
+def test_files_and_data_are_measured(tmp_path):
+    done = bench("--only", "data,file", "--rounds", "1", "--json", "bench.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
+    cached = rows["random samples, 120 x 160, cached"]
+    assert cached["ours"]["median"] > cached["peers"]["the original's way"]["median"]
+    assert rows["episode of 400 steps, top camera, 480 x 640: size"]["ours"]["median"] < 25
+
+
+def test_the_gpu_report_runs_in_parts_at_a_tiny_size(tmp_path):
+    words = ("--gpu-report", "report", "--tiny", "--device", "cpu", "--only")
+    done = bench(*words, "render,policy", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = bench(*words, "train", "infer", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for part in ("train", "infer", "render", "policy"):
+        assert any(line.startswith(f"{part}: seconds, on CPU") for line in lines), part
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"train.json", "infer.json", "throughput.png", "profile.txt", "rollouts.json"} <= names
+    assert (tmp_path / "report/run/curves.png").exists()
