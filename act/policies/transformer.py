@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -142,21 +142,16 @@ def sinusoid_1d(length: int, dim: int) -> Tensor:
     return rearrange([angle.sin(), angle.cos()], "two l d -> l (d two)")
 
 
-def sinusoid_2d(height: int, width: int, dim: int, offset: Tensor | None = None) -> Tensor:
+def sinusoid_2d(height: int, width: int, dim: int) -> Tensor:
     """Fixed positions (height · width, dim) of a feature map as in DETR: y in the first half, x in the second.
 
-    Coordinates run over (0, 2π] whatever the map's size ("normalised"). With `offset` (B, 2), in cells (y, x), those of
-    B maps that were moved so far: (B, height · width, dim).
+    Coordinates run over (0, 2π] whatever the map's size ("normalised").
     """
-    moved = torch.zeros(1, 2) if offset is None else offset
-    frequency = 10000 ** -(torch.arange(0, dim // 2, 2, device=moved.device) / (dim // 2))  # (dim / 4,)
+    frequency = 10000 ** -(torch.arange(0, dim // 2, 2) / (dim // 2))  # (dim / 4,)
 
-    def axis(n: int, moved: Tensor) -> Tensor:
-        cells = torch.arange(1, n + 1, device=moved.device) + moved[:, None]  # (B, n)
-        angle = 2 * math.pi * cells[..., None] / n * frequency
-        return rearrange([angle.sin(), angle.cos()], "two b l d -> b l (d two)")  # (B, n, dim / 2)
+    def axis(n: int) -> Tensor:
+        angle = 2 * math.pi * torch.arange(1, n + 1)[:, None] / n * frequency
+        return rearrange([angle.sin(), angle.cos()], "two l d -> l (d two)")  # (n, dim / 2)
 
-    y = repeat(axis(height, moved[:, 0]), "b h d -> b h w d", w=width)
-    x = repeat(axis(width, moved[:, 1]), "b w d -> b h w d", h=height)
-    positions = rearrange(torch.cat([y, x], dim=-1), "b h w d -> b (h w) d")
-    return positions[0] if offset is None else positions
+    y, x = axis(height)[:, None].expand(-1, width, -1), axis(width).expand(height, -1, -1)
+    return rearrange(torch.cat([y, x], dim=-1), "h w d -> (h w) d")

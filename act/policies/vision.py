@@ -7,7 +7,7 @@ from typing import Any, Literal
 import huggingface_hub
 import timm
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from huggingface_hub.utils import get_session
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import downsample_conv
@@ -31,7 +31,6 @@ class CameraEncoder(nn.Module):
         backbones: networks from `make_backbone`: one for all cameras, or one each. Their coarsest map becomes tokens.
         frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
         keypoints: how many to find in the finest map of each camera; they make one more token each. 0: none.
-        shift: in training, pictures are moved by up to this share of their height, and all positions with them.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -49,10 +48,9 @@ class CameraEncoder(nn.Module):
         backbones: Sequence[nn.Module],
         frozen_norm: bool,
         keypoints: int = 0,
-        shift: float = 0.0,
     ):
         super().__init__()
-        self.cameras, self.d_model, self.shift = dict(cameras), d_model, shift
+        self.cameras = dict(cameras)
         self.backbones = nn.ModuleList(backbones)
         self.frozen_norms = [m for m in self.backbones.modules() if frozen_norm and isinstance(m, nn.BatchNorm2d)]
         for norm in self.frozen_norms:
@@ -93,33 +91,23 @@ class CameraEncoder(nn.Module):
         return self
 
     def forward(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model) and their positions, (L, d_model) or one for each.
+        """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model) and their positions (L, d_model).
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         self._check(images)
-        tokens, points, moved = [], [], []
+        tokens, points = [], []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             frames = torch.cat([images[name] for name in group])
-            offset = None
-            if self.training and self.shift:
-                frames, offset = shifted(frames, round(self.shift * frames.shape[1]))
             # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
             x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
             maps = self.backbones[i](x)
             flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
             tokens.append(self.projections[i](flat))
             if self.keypoints:
-                points.append(rearrange(self.keypoints[i](maps[0], offset), "(n b) d -> b n d", n=len(group)))
-            if offset is not None:
-                height, width = maps[-1].shape[-2:]
-                positions = sinusoid_2d(height, width, self.d_model, offset * offset.new_tensor([height, width]))
-                moved.append(rearrange(positions, "(n b) l d -> b (n l) d", n=len(group)))
+                points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
         position = self.position
-        if moved:
-            still = repeat(position[sum(p.shape[1] for p in moved) :], "l d -> b l d", b=len(tokens[0]))
-            position = torch.cat([*moved, still], dim=1)
         if self.camera_embedding is not None:
             position = position + self.camera_embedding(self.camera_of_token)
         return torch.cat(tokens + points, dim=1), position
@@ -145,34 +133,14 @@ class Keypoints(nn.Module):
         self.heat = nn.Conv2d(channels, keypoints, 1)
         self.project = Float32Linear(2 * keypoints, d_model)
 
-    def forward(self, features: Tensor, offset: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) → (B, d_model); `offset` as from `shifted`."""
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, d_model)."""
         height, width = features.shape[-2:]
         heat = rearrange(self.heat(features).float(), "b k h w -> b k (h w)").softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
         y, x = (torch.linspace(-1, 1, n, device=heat.device) for n in (height, width))
-        points = torch.stack([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)  # (B, K, 2)
-        if offset is not None:  # of h cells, whose middles span h - 1
-            cells = offset.new_tensor([height, width])
-            points = points + (2 * offset * cells / (cells - 1))[:, None]
-        return self.project(rearrange(points, "b k yx -> b (yx k)"))
-
-
-def shifted(frames: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Moves each picture (B, H, W, 3) by up to `most` pixels in y and x; borders repeat.
-
-    Returns:
-        The pictures, and what to add to a place in them to get the place in the originals: (B, 2), as shares of height
-        and width. Random shifts without it would blur all positions.
-    """
-    size = torch.tensor(frames.shape[1:3], device=frames.device)
-    offset = torch.randint(-most, most + 1, (len(frames), 2), device=frames.device)
-    rows, columns = (
-        (torch.arange(n, device=frames.device) + offset[:, i, None]).clamp(0, n - 1)
-        for i, n in enumerate(frames.shape[1:3])
-    )
-    samples = torch.arange(len(frames), device=frames.device)[:, None, None]
-    return frames[samples, rows[:, :, None], columns[:, None, :]], offset / size
+        points = torch.cat([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)  # (B, 2 K)
+        return self.project(points)
 
 
 def make_backbone(
