@@ -43,7 +43,8 @@ def test_sides_are_measured_in_turn_and_ratios_favour_the_better():
 
 def losses(mode: Mode) -> list[float]:
     """Of five steps on one batch."""
-    config = replace(LEROBOT_LIKE, d_model=64, ffn_dim=128, n_style_layers=1, n_encoder_layers=2, dropout=0.0)
+    small = dict(d_model=64, ffn_dim=128, n_style_layers=1, n_encoder_layers=2, dropout=0.0)
+    config = replace(LEROBOT_LIKE, backbone="test_resnet", backbone_stride=16, **small)
     policy, found = make(config, (64, 96), CPU), []
     batch = make_batch(policy.spec, policy.chunk_size, 4, CPU)
     with stepping(policy, mode, CPU) as step:

@@ -233,38 +233,3 @@ def test_keypoints_can_be_found_in_a_finer_map():
 def test_keypoints_coarser_than_the_tokens_are_refused():
     with pytest.raises(ConfigError, match="keypoint_stride is 32, coarser than backbone_stride 16; choose a smaller"):
         replace(TINY, keypoints=4, backbone_stride=16, keypoint_stride=32)
-
-
-def test_shifted_pictures_tell_where_everything_was():
-    frames = torch.randint(0, 256, (5, 20, 30, 3), dtype=torch.uint8)
-    moved, offset = vision.shifted(frames, 4)
-    steps = (offset * torch.tensor([20, 30])).round().long()
-    assert steps.abs().max() <= 4
-    assert len(steps.unique(dim=0)) > 1, "each picture has a shift of its own"
-    for frame, picture, (dy, dx) in zip(frames, moved, steps.tolist(), strict=True):
-        assert torch.equal(picture[4:16, 4:26], frame[4 + dy : 16 + dy, 4 + dx : 26 + dx])
-
-
-def test_positions_stay_where_they_were_before_a_shift():
-    """One cell of shift: a token has the position of its neighbour, a keypoint the coordinates it had."""
-    plain, moved = vision.sinusoid_2d(4, 6, 8), vision.sinusoid_2d(4, 6, 8, torch.tensor([[1.0, 2.0]]))
-    torch.testing.assert_close(moved.view(4, 6, 8)[:3, :4], plain.view(4, 6, 8)[1:, 2:])
-    keypoints = Keypoints(channels=1, keypoints=1, d_model=8)
-    keypoints.project = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-    nn.init.constant_(keypoints.heat.weight, 50.0)
-    features = torch.zeros(2, 1, 5, 9)
-    features[0, 0, 3, 4] = features[1, 0, 2, 2] = 1.0
-    offset = torch.tensor([[0.0, 0.0], [1 / 5, 2 / 9]])
-    before, after = keypoints(features, offset)
-    torch.testing.assert_close(before, after)
-
-
-def test_pictures_are_shifted_in_training_only():
-    batch, policy = make_batch(), make(replace(TINY, keypoints=4, image_shift=0.1, use_vae=False))
-    first, second = (policy(batch)["loss"] for _ in range(2))
-    assert first != second
-    first.backward()
-    policy.eval()
-    still = make(replace(TINY, keypoints=4, use_vae=False)).eval()
-    still.load_state_dict(policy.state_dict())  # the two training passes have moved the batch norms' statistics
-    torch.testing.assert_close(policy(batch)["loss"], still(batch)["loss"], rtol=0, atol=0)

@@ -11,8 +11,7 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
-- Options of ours, off by default: keypoints (`vision.Keypoints`), and in training noise on the joint positions and
-  shifts of the pictures.
+- Two options of ours, off by default: keypoints (`vision.Keypoints`) and noise on the joint positions in training.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -85,9 +84,6 @@ class ACTConfig:
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
-    image_shift: float = 0.0
-    """Move the pictures by up to this share of their height in training, and the positions of all tokens and keypoints
-    with them: a few dozen pictures are harder to learn by heart. 0 as published."""
     backbone_lr: float | None = None
     """Learning rate of the backbone; None: that of the rest."""
 
@@ -111,7 +107,7 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise", "image_shift"):
+        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.backbone_weights not in ("imagenet", "none"):
@@ -231,7 +227,7 @@ class ACTPolicy(Policy):
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
         frozen = config.backbone_weights == "imagenet"
-        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints, config.image_shift)
+        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints)
 
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
@@ -263,8 +259,7 @@ class ACTPolicy(Policy):
         if self.vision is not None:
             image_tokens, image_position = self.vision(observation.images)
             tokens = torch.cat([tokens, image_tokens], dim=1)
-            position = position.expand(*image_position.shape[:-2], -1, -1)
-            position = torch.cat([position, image_position], dim=-2)
+            position = torch.cat([position, image_position])
         memory = self.encoder(tokens, position)
         return self.action_head(self.decoder(self.query, memory, position))
 
