@@ -111,11 +111,11 @@ class Episode:
             steps = range(*slice(start, stop).indices(len(images)))
             chunks = [images.id.read_direct_chunk((t, 0, 0, 0)) for t in steps]
             frames = np.empty((len(chunks), *images.shape[1:]), np.uint8)
-            for frame, (unpacked, chunk) in zip(frames, chunks, strict=True):
+            for i, (unpacked, chunk) in enumerate(chunks):
                 pixels = np.frombuffer(chunk if unpacked else zlib.decompress(chunk), np.uint8)
-                if pixels.size != frame.size:
+                if pixels.size != frames[i].size:
                     raise zlib.error("a frame of another size")
-                frame[:] = pixels.reshape(frame.shape)
+                frames[i] = pixels.reshape(frames[i].shape)
         return frames
 
     def __enter__(self) -> "Episode":

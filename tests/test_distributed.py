@@ -33,7 +33,8 @@ def words(text: str) -> list[str]:
 
 FLAGS = words(
     "--cameras --use-env-state --no-use-vae --dropout 0 --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 "
-    "--batch-size 12 --schedule constant --log-every 2 --val-every 4 --save-every 4 --device cpu --dtype float32 --wandb disabled"
+    "--batch-size 12 --schedule constant --log-every 2 --val-every 4 --save-every 4 "
+    "--device cpu --dtype float32 --wandb disabled"
 )
 
 

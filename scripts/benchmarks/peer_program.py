@@ -4,6 +4,8 @@ LeRobot's ACT with its own defaults, but for pretrained weights, which change no
 beforehand and normalised: the policy alone is timed. gym-aloha steps one environment with its rendered observation.
 """
 
+# pyright: reportMissingImports=false
+
 import functools
 import json
 import os

@@ -59,6 +59,4 @@ class Peer:
         return self
 
     def __exit__(self, *_) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # the end of its input is its end
