@@ -14,7 +14,7 @@ PANELS = {
     "gradient norm": ("train/grad_norm",),
     "learning rate": ("train/lr",),
 }
-"""Title → the metrics that it shows; a panel without any is left out."""
+"""Title → the metrics that it shows; a panel with nothing but zeros (the KL without a VAE, say) is left out."""
 
 
 def plot_curves(folder: RunFolder) -> Path:
@@ -25,7 +25,9 @@ def plot_curves(folder: RunFolder) -> Path:
         for names in PANELS.values()
         for name in names
     }
-    panels = {title: names for title, names in PANELS.items() if any(lines[name] for name in names)}
+    panels = {
+        title: names for title, names in PANELS.items() if any(value for name in names for _, value in lines[name])
+    }
     figure = Figure(figsize=(5 * min(3, max(1, len(panels))), 3.5 * max(1, -(-len(panels) // 3))), layout="constrained")
     for i, (title, names) in enumerate(panels.items()):
         axes = figure.add_subplot(-(-len(panels) // 3), min(3, len(panels)), i + 1, title=title, xlabel="step")

@@ -53,7 +53,7 @@ class Args:
     gpu_report: Path | None = None
     """Write the report of one accelerator into this folder instead: JSON, pictures, a trained policy."""
     tiny: bool = False
-    """A GPU report of tiny sizes, which proves on any machine that the real one will run."""
+    """Tiny sizes for the GPU report, data and file, which prove on any machine that the real ones will run."""
     json: Path | None = None
     """Write all figures to this file."""
 
@@ -93,6 +93,7 @@ def main(args: Args) -> None:
 
 def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> list[Case]:
     """What a part measures; `folder` is for its files."""
+    sizes = ((48, 64),) if args.tiny else simulation.SIZES
     match part:
         case "train":
             return learning.train_cases(peer, device, batch_size=args.batch_size)
@@ -100,7 +101,7 @@ def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> 
             return learning.infer_cases(peer, device)
         case "data":
             folders = []
-            for height, width in learning.SIZES:
+            for height, width in sizes:
                 folders.append(folder / f"{height}x{width}")
                 record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), folders[-1], 4, args.workers)
             return learning.data_cases(peer, folders, device)
@@ -111,7 +112,7 @@ def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> 
         case "record":
             return simulation.record_cases(args.episodes, args.workers)
         case _:
-            return simulation.file_cases(folder)
+            return simulation.file_cases(folder, sizes)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from act.checkpoint import load_policy
 from act.dataset import ShuffledStarts
 from act.errors import ConfigError
 from demos.episode import Episode, find_episodes
+from demos.record import RecordConfig, record
+from envs import TASKS
+from scripts import train as script
 
 ROOT = Path(__file__).parents[1]
 CERTAIN = {**NO_IMAGES, "dropout": 0.0, "use_vae": False}
@@ -49,6 +52,10 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
+def train(*flags: str) -> None:
+    assert script.main(script.parse(list(flags))) == 0
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("data"))
@@ -73,28 +80,27 @@ with join_world() as world:
 """
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(1, 3), (2, 1), (3, 2)])
-def test_gradients_are_those_of_one_process(data, tmp_path, processes, accumulate):
+def test_gradients_of_three_processes_that_accumulate_are_those_of_one_step_of_one(data, tmp_path):
     alone = make_trainer(data, tmp_path / "alone", policy_settings=CERTAIN, batch_size=12, steps=1, warmup_steps=0)
     batch = alone.dataset.gather(ShuffledStarts(alone.dataset.train, 12, alone.config.seed).batch(0))
     assert batch.is_pad.any(), "shares with as many valid steps each would prove little"
     alone.run()
-    script = tmp_path / "one_step.py"
-    script.write_text(ONE_STEP)
-    run(torchrun(processes, script, data, tmp_path, accumulate))
-    for rank in range(processes):
+    one_step = tmp_path / "one_step.py"
+    one_step.write_text(ONE_STEP)
+    run(torchrun(3, one_step, data, tmp_path, 2))
+    for rank in range(3):
         gradients = torch.load(tmp_path / f"gradient_{rank}.pt")
         for parameter, gradient in zip(alone.policy.parameters(), gradients, strict=True):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_of_two_processes_is_resumed_by_one(data, tmp_path):
-    train = ["scripts/train.py", "--data", data, *FLAGS]
-    run([sys.executable, *map(str, train), "--out", str(tmp_path / "whole"), "--steps", "16"])
-    told = run(torchrun(2, *train, "--out", tmp_path / "run", "--steps", 8, "--accumulate", 2))
+    flags = ["--data", str(data), *FLAGS]
+    train(*flags, "--out", str(tmp_path / "whole"), "--steps", "16")
+    told = run(torchrun(2, "scripts/train.py", *flags, "--out", tmp_path / "run", "--steps", 8, "--accumulate", 2))
     assert "2 processes" in told
     assert told.count("checkpoints: ") == 1
-    run([sys.executable, "scripts/train.py", *words(f"--out {tmp_path}/run --resume --steps 16 --wandb disabled")])
+    train(*words(f"--out {tmp_path}/run --resume --steps 16 --wandb disabled"))
     whole, resumed = curve(tmp_path / "whole"), curve(tmp_path / "run")
     assert len(whole) == len(resumed)
     for one, other in zip(whole, resumed, strict=True):
@@ -126,19 +132,17 @@ def environment(pid: int) -> list[bytes]:
 
 
 def test_recording_and_rollouts_do_not_depend_on_the_number_of_processes(tmp_path):
+    record(RecordConfig(TASKS["insertion"], {"top": (16, 16)}, noise=0.05), tmp_path / "one", 3)
     task = "--task insertion --episodes 3 --height 16 --width 16 --noise 0.05 --workers 1"
-    record = words(f"scripts/record.py {task} --out")
-    run([sys.executable, *record, str(tmp_path / "one")])
-    told = run(torchrun(3, *record, tmp_path / "three"))
+    told = run(torchrun(2, *words(f"scripts/record.py {task} --out {tmp_path}/two")))
     assert told.count("3 episodes") == 1
-    one, three = (find_episodes(tmp_path / name) for name in ("one", "three"))
-    for a, b in zip(one, three, strict=True):
+    one, two = (find_episodes(tmp_path / name) for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(Episode(a).action, Episode(b).action)
         assert Episode(a).seed == Episode(b).seed
-    assert sorted(p.name for p in (tmp_path / "three").iterdir()) == [path.name for path in three]
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [path.name for path in two]
 
-    policy = words(f"--data {tmp_path}/one --out {tmp_path}/run --steps 1 --val-fraction 0")
-    run([sys.executable, "scripts/train.py", *policy, *FLAGS])
+    train(*words(f"--data {tmp_path}/one --out {tmp_path}/run --steps 1 --val-fraction 0"), *FLAGS)
     roll = words(f"scripts/rollout.py --checkpoint {tmp_path}/run --episodes 5 --num-envs 1 --horizon 30 --device cpu")
     run([sys.executable, *roll, "--json", str(tmp_path / "one.json")])
     told = run(torchrun(2, *roll, "--json", tmp_path / "two.json"))

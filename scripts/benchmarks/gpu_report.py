@@ -52,8 +52,10 @@ class Sizes:
     batches: tuple[int, ...]
     steps: int
     """Training steps timed for each mode and batch."""
+    observations: tuple[int, ...]
+    """How many a policy is asked about at once."""
     queries: int
-    """Predictions timed for each batch."""
+    """Predictions timed for each of these."""
     processes: int
     frames: int
     """Rendered by each process."""
@@ -68,6 +70,7 @@ FULL = Sizes(
     frame=(480, 640),
     batches=(8, 32, 64, 128, 256),
     steps=20,
+    observations=(1, 50),
     queries=300,
     processes=16,
     frames=400,
@@ -84,6 +87,8 @@ TINY = Sizes(
         d_model=32,
         n_heads=2,
         ffn_dim=64,
+        n_style_layers=1,
+        n_encoder_layers=1,
         backbone="test_resnet",
         backbone_weights="none",
         backbone_stride=16,
@@ -91,6 +96,7 @@ TINY = Sizes(
     frame=(48, 64),
     batches=(2, 4),
     steps=2,
+    observations=(1,),
     queries=10,
     processes=2,
     frames=10,
@@ -212,7 +218,7 @@ def infer_part(device: torch.device, sizes: Sizes) -> dict[str, Any]:
 
     runs = []
     for compiled in (False, True):
-        for size in (1, 50):
+        for size in sizes.observations:
             policy = make(sizes.config, sizes.frame, device).eval()
             seen = make_batch(policy.spec, policy.chunk_size, size, torch.device("cpu")).observation
             observation = {"qpos": seen.qpos.numpy(), "images/top": seen.images["top"].numpy()}

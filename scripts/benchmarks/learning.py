@@ -115,7 +115,7 @@ def flops_per_sample(policy: Policy, batch: Batch) -> float:
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the best of ten square matrix products: what the share of the peak is measured against."""
-    n = 8192 if device.type == "cuda" else 2048
+    n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / min(timed(lambda: a @ b, 3, device) for _ in range(10))
 

@@ -93,10 +93,10 @@ def record_cases(episodes: int, workers: int) -> list[Case]:
     return [Case(f"recording {episodes} episodes, top camera, 120 x 160", "s", take)]
 
 
-def file_cases(folder: Path) -> list[Case]:
+def file_cases(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Case]:
     """Size of an episode and time to read a random frame, the file opened each time and kept open."""
     cases = []
-    for height, width in SIZES:
+    for height, width in sizes:
         out = folder / f"{height}x{width}"
         record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), out, 1)
         [path] = find_episodes(out)
