@@ -267,8 +267,7 @@ class _Reader(Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         batch = self.dataset.gather(*self.order[i])
         seen = batch.observation
-        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
-        fields |= {} if batch.valid_steps is None else {"valid_steps": batch.valid_steps}
+        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad, "valid_steps": batch.valid_steps}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
         return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
 
@@ -276,7 +275,7 @@ class _Reader(Dataset):
 def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
     observation = Observation(fields["qpos"], images, fields.get("env_state"))
-    return Batch(observation, fields["action"], fields["is_pad"], fields.get("valid_steps"))
+    return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"])
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

@@ -247,9 +247,9 @@ class Trainer:
         return self.ema
 
     def _record(self, figures: dict[str, float]) -> None:
-        record = {"step": self.step, **figures}
         if not self.world.is_main:
             return
+        record = {"step": self.step, **figures}
         self.folder.append(record)
         self.log(record)
 

@@ -19,7 +19,7 @@ from act.device import pick_device
 from act.errors import ConfigError
 from demos.record import RecordConfig, record
 from envs import TASKS
-from scripts.benchmarks import gpu_report, learning, simulation
+from scripts.benchmarks import SIZES, gpu_report, learning, simulation
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
@@ -93,7 +93,7 @@ def main(args: Args) -> None:
 
 def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> list[Case]:
     """What a part measures; `folder` is for its files."""
-    sizes = ((48, 64),) if args.tiny else simulation.SIZES
+    sizes = ((48, 64),) if args.tiny else SIZES
     match part:
         case "train":
             return learning.train_cases(peer, device, batch_size=args.batch_size)

@@ -21,6 +21,8 @@ import torch
 from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
+from act.agent import PolicyAgent
+from act.chunking import OpenLoop
 from act.policies import ACTConfig
 from act.run_folder import RunFolder, write_atomically
 from envs import TASKS
@@ -213,9 +215,6 @@ def _plot_throughput(runs: list[dict[str, Any]], path: Path) -> None:
 
 def infer_part(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     """Latency from observations on the host to chunks on the host, as `PolicyAgent` has it, eager and compiled."""
-    from act.agent import PolicyAgent
-    from act.chunking import OpenLoop
-
     runs = []
     for compiled in (False, True):
         for size in sizes.observations:

@@ -22,10 +22,10 @@ from act.train import Trainer
 from act.train_config import TrainConfig
 from demos.episode import Episode, find_episodes
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
 
-SIZES = ((120, 160), (480, 640))
 LEROBOT_LIKE = ACTConfig(cameras=("top",))
 """The paper's shape, one decoder layer, frozen batch norms: what LeRobot builds by default, 52 M parameters."""
 
@@ -121,31 +121,24 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def train_cases(
-    peer: Peer | None,
-    device: torch.device,
-    *,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    batch_size: int = 8,
-    steps: int = 3,
-    modes: Sequence[Mode] | None = None,
-    config: ACTConfig = LEROBOT_LIKE,
+    peer: Peer | None, device: torch.device, batch_size: int = 8, steps: int = 3, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds of one optimiser step, with FLOPs and the share of the matmul peak."""
-    modes = modes or [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+    modes = [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+    peaks = {mode: matmul_peak(device, mode.dtype) for mode in modes}
     cases = []
-    for size in sizes:
+    for size in SIZES:
         flops = flops_per_sample(make(config, size, device), _batch(config, size, 1, device))
         asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=batch_size, device=str(device))
         peers = {"LeRobot": peer.doing("train", steps=steps, **asked)} if peer else {}
         for mode in modes:
-            peak = matmul_peak(device, mode.dtype)
             cases.append(
                 Case(
                     f"training step, batch {batch_size}, {size[0]} x {size[1]}, {mode}",
                     "ms",
                     _train_ms(config, size, batch_size, steps, mode, device),
                     peers,
-                    {"flops_per_sample": flops, "matmul_peak": peak, "samples": batch_size},
+                    {"flops_per_sample": flops, "matmul_peak": peaks[mode], "samples": batch_size},
                 )
             )
     return cases
@@ -168,24 +161,17 @@ def _train_ms(
 
 
 def infer_cases(
-    peer: Peer | None,
-    device: torch.device,
-    *,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    batch_sizes: Sequence[int] = (1,),
-    times: int = 10,
-    config: ACTConfig = LEROBOT_LIKE,
+    peer: Peer | None, device: torch.device, times: int = 10, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds from observations on the device to chunks in physical units."""
     cases = []
-    for size in sizes:
+    for size in SIZES:
         policy = make(config, size, device).eval()
-        for batch_size in batch_sizes:
-            asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=batch_size, device=str(device))
-            peers = {"LeRobot": peer.doing("infer", steps=times, **asked)} if peer else {}
-            seen = _batch(config, size, batch_size, device).observation
-            name = f"inference, batch {batch_size}, {size[0]} x {size[1]}"
-            cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device), peers))
+        asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=1, device=str(device))
+        peers = {"LeRobot": peer.doing("infer", steps=times, **asked)} if peer else {}
+        seen = _batch(config, size, 1, device).observation
+        name = f"inference, batch 1, {size[0]} x {size[1]}"
+        cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device), peers))
     return cases
 
 

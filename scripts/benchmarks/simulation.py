@@ -25,10 +25,9 @@ from envs import TASKS
 from envs.aloha import HOME_ACTION
 from envs.results import evaluate, wilson_interval
 from envs.rollout import make_vector_env
+from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
-
-SIZES = ((120, 160), (480, 640))
 
 
 def env_cases(peer: Peer | None) -> list[Case]:
