@@ -2,8 +2,9 @@
 
 An expert reads the objects' poses once, at the start of an episode, draws a path for each tool centre point through
 timed waypoints, and turns it into joint targets by inverse kinematics. Near contact the tool moves in straight lines;
-elsewhere the joints move from waypoint to waypoint, which keeps clear of the wrist's singular poses. Either way along a
-minimum-jerk profile (Flash and Hogan 1985), so commands are smooth.
+elsewhere the joints move from waypoint to waypoint, which keeps clear of the wrist's singular poses. Either way at a
+constant speed between two short ramps: a motion that starts or ends slowly, such as a minimum-jerk one, looks almost
+like a pause, and a policy without memory that looks there stays there.
 
 With `noise`, smooth detours are added to the path away from the moments of contact: what is commanded leads the tool
 off its way and back again, while what the expert intends stays the path itself. Policies are trained on the intention
@@ -24,6 +25,7 @@ from demos.ik import BimanualIK, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
 OPEN, CLOSED = 1.0, 0.0
+RAMP = 8  # steps in which a motion gathers speed, and in which it loses it
 SETTLE = 22  # steps without a detour before something is touched
 HORIZON = 400
 
@@ -65,22 +67,22 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
     down, side = DOWN["right"], tool_rotation(roll=90)
     return {
         "right": [
-            Waypoint(75, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(115, grasp, down, OPEN, straight=True, steady=SETTLE),
-            Waypoint(145, grasp, down, CLOSED, straight=True),
-            Waypoint(175, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
-            Waypoint(230, meeting, down, CLOSED, steady=SETTLE),
-            Waypoint(290, meeting, down, CLOSED, straight=True),
-            Waypoint(315, meeting, down, OPEN, straight=True),
-            Waypoint(355, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
+            Waypoint(70, grasp + [0, 0, 0.08], down, OPEN),
+            Waypoint(105, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(127, grasp, down, CLOSED, straight=True),
+            Waypoint(152, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
+            Waypoint(205, meeting, down, CLOSED, steady=SETTLE),
+            Waypoint(265, meeting, down, CLOSED, straight=True),
+            Waypoint(285, meeting, down, OPEN, straight=True),
+            Waypoint(325, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
         ],
         "left": [
-            Waypoint(120, offered + [-0.16, 0, 0], side, OPEN),
-            Waypoint(225, offered + [-0.09, 0, 0], side, OPEN, steady=SETTLE),
-            Waypoint(265, offered, side, OPEN, straight=True),
+            Waypoint(110, offered + [-0.16, 0, 0], side, OPEN),
+            Waypoint(200, offered + [-0.09, 0, 0], side, OPEN, steady=SETTLE),
+            Waypoint(240, offered, side, OPEN, straight=True),
+            Waypoint(262, offered, side, CLOSED, straight=True),
             Waypoint(290, offered, side, CLOSED, straight=True),
-            Waypoint(320, offered, side, CLOSED, straight=True),
-            Waypoint(370, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
+            Waypoint(340, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
         ],
     }
 
@@ -102,12 +104,12 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
     for arm in ARMS:
         grasp, rotation = parts[arm] + tool[arm], DOWN[arm]
         plan[arm] = [
-            Waypoint(90, grasp + [0, 0, 0.08], rotation, OPEN),
-            Waypoint(135, grasp, rotation, OPEN, straight=True, steady=SETTLE),
-            Waypoint(170, grasp, rotation, CLOSED, straight=True),
-            Waypoint(200, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
-            Waypoint(265, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
-            Waypoint(360, meeting + above[arm] + 0.055 * away[arm], rotation, CLOSED, straight=True),
+            Waypoint(85, grasp + [0, 0, 0.08], rotation, OPEN),
+            Waypoint(125, grasp, rotation, OPEN, straight=True, steady=SETTLE),
+            Waypoint(150, grasp, rotation, CLOSED, straight=True),
+            Waypoint(178, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
+            Waypoint(238, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
+            Waypoint(333, meeting + above[arm] + 0.055 * away[arm], rotation, CLOSED, straight=True),
         ]
     return plan
 
@@ -184,7 +186,7 @@ class ScriptedExpert:
         for waypoint in waypoints:
             steps = np.arange(t, waypoint.t)
             # Step t commands where to be at t + 1.
-            s = minimum_jerk((steps + 1 - t) / (waypoint.t - t))
+            s = progress(len(steps))
             goal = _matrix(waypoint.rotation)
             if waypoint.straight:
                 start, turn = at, rotation_vector(goal @ rotation.T)
@@ -211,9 +213,11 @@ class ScriptedExpert:
         return joints
 
 
-def minimum_jerk(s: np.ndarray) -> np.ndarray:
-    """Fraction of the way after the fraction s of the time: at rest at both ends."""
-    return s**3 * (10 - 15 * s + 6 * s**2)
+def progress(steps: int) -> np.ndarray:
+    """Share of the way done after each of `steps` steps, (steps,), the last one 1: a trapezoid of speed."""
+    i = np.arange(steps) + 0.5
+    speed = np.minimum(1.0, np.minimum(i, steps - i) / RAMP)
+    return speed.cumsum() / speed.sum()
 
 
 def detours(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 
 import envs
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert, detours, minimum_jerk
+from demos.experts import ScriptedExpert, detours, progress
 from demos.ik import BimanualIK, rotation_vector
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
@@ -83,13 +83,15 @@ def test_experts_stay_in_one_family_of_poses(env_id):
     assert np.ptp(commands[:, :, [4, 11]], axis=0).max() < 0.6
 
 
-def test_minimum_jerk_starts_and_ends_at_rest():
-    s = np.linspace(0, 1, 1001)
-    x = minimum_jerk(s)
-    assert (x[0], x[-1]) == (0, 1)
-    assert np.all(np.diff(x) >= 0)
-    assert x[1] < 1e-6
-    assert 1 - x[-2] < 1e-6
+@pytest.mark.parametrize("steps", [1, 10, 60])
+def test_motions_end_where_they_should_at_a_speed_that_never_jumps(steps):
+    way = progress(steps)
+    assert len(way) == steps
+    assert way[-1] == pytest.approx(1)
+    speed = np.diff(way, prepend=0)
+    np.testing.assert_allclose(speed, speed[::-1])
+    change = np.diff(speed, prepend=0, append=0)
+    assert np.abs(change).max() <= max(speed) / (1 if steps == 1 else min(steps // 2, 8)) + 1e-9
 
 
 def test_detours_stay_where_they_are_allowed_and_come_back():
