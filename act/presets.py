@@ -21,7 +21,8 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             backbone_width=0.5,
             backbone_stride=16,
             keypoints=32,
-            keypoint_stride=8,
+            keypoint_stride=4,
+            backbone_lr=2e-3,
         ),
         TrainConfig(
             steps=10_000,

@@ -85,7 +85,7 @@ class ACTConfig:
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
     backbone_lr: float | None = None
-    """Learning rate of the backbone; None: that of the rest."""
+    """Learning rate of the backbone and of what finds keypoints in its maps; None: that of the rest."""
 
     def __post_init__(self) -> None:
         if self.cameras is not None:
@@ -204,7 +204,8 @@ class ACTPolicy(Policy):
         return figures
 
     def parameter_groups(self, lr: float) -> list[dict]:
-        backbone = [] if self.vision is None else list(self.vision.backbones.parameters())
+        modules = [] if self.vision is None else [self.vision.backbones, self.vision.keypoints]
+        backbone = [p for module in modules for p in module.parameters()]
         ours = {id(p) for p in backbone}
         groups = [
             {"params": [p for p in self.parameters() if id(p) not in ours], "lr": lr},

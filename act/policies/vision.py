@@ -131,6 +131,8 @@ class Keypoints(nn.Module):
     def __init__(self, channels: int, keypoints: int, d_model: int):
         super().__init__()
         self.heat = nn.Conv2d(channels, keypoints, 1)
+        # Maps that start flat put every keypoint in the middle of the picture, from where it learns slowly.
+        nn.init.normal_(self.heat.weight, std=3 / channels**0.5)
         self.project = Float32Linear(2 * keypoints, d_model)
 
     def forward(self, features: Tensor) -> Tensor:
