@@ -122,11 +122,12 @@ def test_live_norms_agree_between_training_and_evaluation_once_their_statistics_
 
 
 def test_backbone_learning_rate_makes_a_group_of_its_own():
-    policy = make(replace(TINY, backbone_lr=1e-5))
+    policy = make(replace(TINY, backbone_lr=1e-5, keypoints=2))
     rest, backbone = policy.parameter_groups(lr=1e-3)
     assert (rest["lr"], backbone["lr"]) == (1e-3, 1e-5)
     assert policy.vision is not None
-    assert {id(p) for p in backbone["params"]} == {id(p) for p in policy.vision.backbones.parameters()}
+    theirs = [*policy.vision.backbones.parameters(), *policy.vision.keypoints.parameters()]
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in theirs}
     assert len(rest["params"]) + len(backbone["params"]) == len(list(policy.parameters()))
     assert make().parameter_groups(lr=1e-3)[1]["lr"] == 1e-3
     assert len(make(BLIND).parameter_groups(lr=1e-3)) == 1
@@ -203,6 +204,13 @@ def test_keypoints_are_where_the_heat_is():
     features = torch.zeros(2, 1, 5, 9)
     features[0, 0, 1, 2] = features[1, 0, 1, 3] = 1.0
     torch.testing.assert_close(keypoints(features), torch.tensor([[-0.5, -0.5], [-0.5, -0.25]]))
+
+
+def test_fresh_keypoints_are_not_all_in_the_middle():
+    keypoints = Keypoints(channels=32, keypoints=16, d_model=8)
+    keypoints.project = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    features = torch.randn(4, 32, 30, 40, generator=torch.Generator().manual_seed(0)).relu()
+    assert keypoints(features).std() > 0.05  # in the middle, 0.02
 
 
 def test_keypoints_make_one_token_per_camera():
