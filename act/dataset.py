@@ -37,7 +37,6 @@ class ChunkDataset:
         episodes: a folder of episodes, or their paths.
         chunk_size: k, the number of actions from a start on.
         cameras: the cameras to read; None reads all, () none.
-        use_env_state: whether batches hold object poses.
         val_fraction: share of episodes kept for validation, at least one if it is positive and there are several.
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
@@ -48,7 +47,7 @@ class ChunkDataset:
 
     Raises:
         EpisodeError: a file is damaged, or files disagree.
-        ConfigError: an unknown camera, a chunk longer than every episode, missing object poses.
+        ConfigError: an unknown camera, a chunk longer than every episode.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class ChunkDataset:
         chunk_size: int,
         *,
         cameras: Sequence[str] | None = None,
-        use_env_state: bool = False,
         val_fraction: float = 0.1,
         seed: int = 0,
     ):
@@ -68,8 +66,6 @@ class ChunkDataset:
         if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
             known = ", ".join(self.spec.cameras) or "none"
             raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
-        if use_env_state and not self.spec.env_state_dim:
-            raise ConfigError(f"object poses (env_state) were asked for, but {self.paths[0].parent} has none")
 
         self.episodes = [Episode(path) for path in self.paths]
         longest = max(episode.length for episode in self.episodes)
@@ -82,7 +78,7 @@ class ChunkDataset:
         # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
         targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
         self.action = torch.from_numpy(np.concatenate(targets))  # (S, A)
-        self.env_state = self._joined("env_state") if use_env_state else None  # (S, E)
+        self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
 
         lengths = torch.tensor([episode.length for episode in self.episodes])

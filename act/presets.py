@@ -22,6 +22,7 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             backbone_stride=16,
             keypoints=32,
             keypoint_stride=4,
+            pose_weight=1.0,
             backbone_lr=2e-3,
         ),
         TrainConfig(

@@ -69,20 +69,20 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
         "right": [
             Waypoint(70, grasp + [0, 0, 0.08], down, OPEN),
             Waypoint(105, grasp, down, OPEN, straight=True, steady=SETTLE),
-            Waypoint(127, grasp, down, CLOSED, straight=True),
-            Waypoint(152, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
+            Waypoint(120, grasp, down, CLOSED, straight=True),
+            Waypoint(148, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
             Waypoint(205, meeting, down, CLOSED, steady=SETTLE),
-            Waypoint(265, meeting, down, CLOSED, straight=True),
-            Waypoint(285, meeting, down, OPEN, straight=True),
-            Waypoint(325, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
+            Waypoint(256, meeting, down, CLOSED, straight=True),
+            Waypoint(276, meeting, down, OPEN, straight=True),
+            Waypoint(316, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
         ],
         "left": [
             Waypoint(110, offered + [-0.16, 0, 0], side, OPEN),
             Waypoint(200, offered + [-0.09, 0, 0], side, OPEN, steady=SETTLE),
             Waypoint(240, offered, side, OPEN, straight=True),
-            Waypoint(262, offered, side, CLOSED, straight=True),
-            Waypoint(290, offered, side, CLOSED, straight=True),
-            Waypoint(340, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
+            Waypoint(256, offered, side, CLOSED, straight=True),
+            Waypoint(276, offered, side, CLOSED, straight=True),
+            Waypoint(326, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
         ],
     }
 
@@ -106,10 +106,10 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
         plan[arm] = [
             Waypoint(85, grasp + [0, 0, 0.08], rotation, OPEN),
             Waypoint(125, grasp, rotation, OPEN, straight=True, steady=SETTLE),
-            Waypoint(150, grasp, rotation, CLOSED, straight=True),
-            Waypoint(178, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
-            Waypoint(238, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
-            Waypoint(333, meeting + above[arm] + 0.055 * away[arm], rotation, CLOSED, straight=True),
+            Waypoint(141, grasp, rotation, CLOSED, straight=True),
+            Waypoint(170, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
+            Waypoint(230, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
+            Waypoint(325, meeting + above[arm] + 0.055 * away[arm], rotation, CLOSED, straight=True),
         ]
     return plan
 

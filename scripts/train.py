@@ -116,7 +116,6 @@ def train(args: Args, world: World) -> int:
         args.data,
         args.policy.chunk_size,
         cameras=args.policy.cameras,
-        use_env_state=args.policy.use_env_state,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )

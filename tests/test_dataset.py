@@ -1,7 +1,5 @@
 """Laws of the dataset: a batch is what the files say, and the order of batches is a function of seed and number."""
 
-import dataclasses
-
 import h5py
 import numpy as np
 import pytest
@@ -35,7 +33,7 @@ def test_every_start_is_what_the_files_say(tmp_path, cache, real):
     paths = find_episodes(write_episodes(tmp_path, lengths))
     if real:
         as_real_robot(paths[1])
-    dataset = ChunkDataset(tmp_path, k, use_env_state=True, val_fraction=0)
+    dataset = ChunkDataset(tmp_path, k, val_fraction=0)
     dataset.cache(cache, CPU)
     batch = dataset.gather(dataset.train)
     assert len(dataset.train) == sum(lengths)
@@ -114,7 +112,7 @@ def test_validation_can_be_left_out_and_never_takes_everything(tmp_path):
 
 def test_statistics_are_those_of_the_training_split(tmp_path):
     write_episodes(tmp_path)
-    dataset = ChunkDataset(tmp_path, 6, use_env_state=True)
+    dataset = ChunkDataset(tmp_path, 6)
     stats = dataset.stats()
     assert set(stats) == {"qpos", "action", "env_state"}
     for key, (mean, std) in stats.items():
@@ -151,11 +149,6 @@ def test_errors_say_what_would_work(tmp_path):
     )
     (tmp_path / "empty").mkdir()
     assert message(tmp_path / "empty", 6).startswith("/empty: no episodes in it")
-    blind = dataclasses.replace(SPEC, env_state_dim=0)
-    write_episodes(tmp_path / "no_state", [10], spec=blind)
-    assert message(tmp_path / "no_state", 6, use_env_state=True) == (
-        "object poses (env_state) were asked for, but /no_state has none"
-    )
 
 
 def test_targets_are_what_the_expert_intended(tmp_path):

@@ -47,9 +47,7 @@ def make_trainer(
     data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=None, log=None, world=ALONE, **settings
 ) -> Trainer:
     config = dataclasses.replace(TRAIN, **settings)
-    dataset = ChunkDataset(
-        data, TINY.chunk_size, cameras=(), use_env_state=True, val_fraction=config.val_fraction, seed=config.seed
-    )
+    dataset = ChunkDataset(data, TINY.chunk_size, cameras=(), val_fraction=config.val_fraction, seed=config.seed)
     dataset.cache("ram", torch.device("cpu"))
     torch.manual_seed(config.seed)
     policy = make_policy(dataclasses.replace(TINY, **{"dropout": 0.1, **policy_settings}), dataset.spec)

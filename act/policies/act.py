@@ -11,7 +11,8 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
-- Two options of ours, off by default: keypoints (`vision.Keypoints`) and noise on the joint positions in training.
+- Three options of ours, off by default: keypoints (`vision.Keypoints`), an auxiliary loss that teaches them object
+  poses, and noise on the joint positions in training.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -81,6 +82,9 @@ class ACTConfig:
     keypoint_stride: int | None = None
     """Which feature map they are found in; None: the one that becomes tokens. A finer one, 8 say, is on the way to it
     and tells places more exactly."""
+    pose_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of the object poses (env_state), read linearly from the keypoints. It
+    teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -107,9 +111,14 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in ("kl_weight", "backbone_lr", "keypoints", "qpos_noise"):
+        for name in ("kl_weight", "backbone_lr", "keypoints", "pose_weight", "qpos_noise"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.pose_weight and not self.keypoints:
+            raise ConfigError(
+                f"pose_weight is {self.pose_weight:g}, but there are no keypoints to read poses from; "
+                "use --pose-weight 0 or --keypoints 32"
+            )
         if self.backbone_weights not in ("imagenet", "none"):
             raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
         if self.backbone_weights == "imagenet" and self.backbone_width != 1:
@@ -143,8 +152,9 @@ class ACTPolicy(Policy):
         self._check_against_spec()
 
         n_joints, d, k = len(spec.joint_names), config.d_model, config.chunk_size
+        reads_poses = bool(config.pose_weight and self.cameras and spec.env_state_dim)
         dims = {"qpos": n_joints, "action": n_joints}
-        if config.use_env_state:
+        if config.use_env_state or reads_poses:
             dims["env_state"] = spec.env_state_dim
         self.normalizer = Normalizer(dims)
         shape = (d, config.n_heads, config.ffn_dim, config.dropout, config.pre_norm)
@@ -162,27 +172,38 @@ class ACTPolicy(Policy):
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vector_position = nn.Parameter(torch.randn(1 + config.use_vae + config.use_env_state, d))
         self.vision = self._make_vision(pretrained) if self.cameras else None
+        self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
         self.encoder = Encoder(config.n_encoder_layers, *shape)
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
         self.action_head = Float32Linear(d, n_joints)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss", "l1", "kl"}: l1 in z-scores over valid cells, kl in nats, loss = l1 + kl_weight · kl."""
-        target = self._target(batch)
-        if not self.config.use_vae:
-            l1 = masked_l1(self._decode(batch.observation, None), target, batch.is_pad, batch.valid_steps)
-            return {"loss": l1, "l1": l1, "kl": torch.zeros_like(l1)}
-        mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
-        z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
-        l1 = masked_l1(self._decode(batch.observation, z), target, batch.is_pad, batch.valid_steps)
-        kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
-        return {"loss": l1 + self.config.kl_weight * kl, "l1": l1, "kl": kl}
+        """{"loss", "l1", "kl"} and perhaps "pose": l1 and pose are mean errors in z-scores, kl is in nats.
+
+        loss = l1 + kl_weight · kl + pose_weight · pose
+        """
+        config, observation, target = self.config, batch.observation, self._target(batch)
+        z, kl = None, target.new_zeros(())
+        if config.use_vae:
+            mu, logvar = self._encode_style(observation, target, batch.is_pad)
+            z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
+            kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
+        image_tokens = self._see(observation)
+        l1 = masked_l1(self._decode(observation, image_tokens, z), target, batch.is_pad, batch.valid_steps)
+        losses = {"loss": l1 + config.kl_weight * kl, "l1": l1, "kl": kl}
+        if self.pose_head is not None:
+            points = image_tokens[:, -len(self.cameras) :]
+            poses = self.pose_head(rearrange(points, "b n d -> b (n d)"))
+            losses["pose"] = F.l1_loss(poses, self._env_state(observation))
+            losses["loss"] = losses["loss"] + config.pose_weight * losses["pose"]
+        return losses
 
     @torch.no_grad()
     def predict(self, observation: Observation) -> Tensor:
         """The next k actions, (B, k, A), in physical units, with z = 0: the prior's mean."""
-        return self.normalizer.unnormalize("action", self._decode(observation, self._zero(observation)))
+        chunk = self._decode(observation, self._see(observation), self._zero(observation))
+        return self.normalizer.unnormalize("action", chunk)
 
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> dict[str, float]:
@@ -193,8 +214,8 @@ class ACTPolicy(Policy):
         nothing is encoded. "kl_dim/00" … are nats per dimension, mean over the batch.
         """
         target = self._target(batch)
-        z = self._zero(batch.observation)
-        figures = {"l1_z0": masked_l1(self._decode(batch.observation, z), target, batch.is_pad).item()}
+        chunk = self._decode(batch.observation, self._see(batch.observation), self._zero(batch.observation))
+        figures = {"l1_z0": masked_l1(chunk, target, batch.is_pad).item()}
         if self.config.use_vae:
             mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
             figures["active_units"] = float((mu.var(dim=0, correction=0) > 0.01).sum())
@@ -245,22 +266,30 @@ class ACTPolicy(Policy):
         mu, logvar = self.latent_head(encoded[:, 0]).chunk(2, dim=-1)
         return mu, logvar
 
-    def _decode(self, observation: Observation, z: Tensor | None) -> Tensor:
-        """Normalised actions (B, k, A) from an observation and z (B, latent_dim)."""
+    def _see(self, observation: Observation) -> Tensor:
+        """Image tokens (B, L, d_model), the keypoints' last; L = 0 for a policy without cameras."""
+        if self.vision is None:
+            return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
+        return self.vision(observation.images)
+
+    def _env_state(self, observation: Observation) -> Tensor:
+        """Object poses as z-scores, (B, E)."""
+        if observation.env_state is None:
+            raise ConfigError("the policy looks at object poses (env_state), given none")
+        return self.normalizer.normalize("env_state", observation.env_state)
+
+    def _decode(self, observation: Observation, image_tokens: Tensor, z: Tensor | None) -> Tensor:
+        """Normalised actions (B, k, A) from an observation, what `_see` made of it, and z (B, latent_dim)."""
         vectors = [] if z is None else [self.latent_proj(z)]
         qpos = self.normalizer.normalize("qpos", observation.qpos)
         if self.training and self.config.qpos_noise:
             qpos = qpos + self.config.qpos_noise * torch.randn_like(qpos)
         vectors.append(self.qpos_proj(qpos))
         if self.env_state_proj is not None:
-            if observation.env_state is None:
-                raise ConfigError("the policy looks at object poses (env_state), given none")
-            vectors.append(self.env_state_proj(self.normalizer.normalize("env_state", observation.env_state)))
-        tokens, position = torch.stack(vectors, dim=1), self.vector_position
+            vectors.append(self.env_state_proj(self._env_state(observation)))
+        tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
-            image_tokens, image_position = self.vision(observation.images)
-            tokens = torch.cat([tokens, image_tokens], dim=1)
-            position = torch.cat([position, image_position])
+            position = torch.cat([position, self.vision.token_positions()])
         memory = self.encoder(tokens, position)
         return self.action_head(self.decoder(self.query, memory, position))
 

@@ -90,8 +90,14 @@ class CameraEncoder(nn.Module):
             norm.eval()
         return self
 
-    def forward(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model) and their positions (L, d_model).
+    def token_positions(self) -> Tensor:
+        """(L, d_model): where each token lies, and in which camera."""
+        if self.camera_embedding is None:
+            return self.position
+        return self.position + self.camera_embedding(self.camera_of_token)
+
+    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+        """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model); those of the keypoints come last.
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
@@ -107,10 +113,7 @@ class CameraEncoder(nn.Module):
             tokens.append(self.projections[i](flat))
             if self.keypoints:
                 points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
-        position = self.position
-        if self.camera_embedding is not None:
-            position = position + self.camera_embedding(self.camera_of_token)
-        return torch.cat(tokens + points, dim=1), position
+        return torch.cat(tokens + points, dim=1)
 
     def _check(self, images: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
