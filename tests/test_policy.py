@@ -107,6 +107,34 @@ def test_ablation_without_vae_has_no_style_encoder_and_no_kl():
     assert policy.diagnostics(make_batch()).keys() == {"l1_z0"}
 
 
+def test_the_auxiliary_loss_teaches_the_keypoints_poses_and_inference_needs_none():
+    config, batch = replace(TINY, keypoints=4, keypoint_stride=8, pose_weight=2.0), make_batch()
+    policy = make(config)
+    assert policy.vision is not None
+    assert policy.pose_head is not None
+    losses = policy(batch)
+    torch.testing.assert_close(losses["loss"], losses["l1"] + config.kl_weight * losses["kl"] + 2 * losses["pose"])
+    losses["pose"].backward()
+    taught = {name.split(".")[0] for name, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {"vision", "pose_head"}
+    assert all(p.grad is not None and p.grad.any() for p in policy.vision.keypoints.parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in policy.vision.projections.parameters())
+
+    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
+    for _ in range(150):
+        loss = policy(batch)["pose"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert policy(batch)["pose"] < 0.2 * losses["pose"]
+
+    unseen = replace(batch.observation, env_state=None)
+    assert torch.equal(policy.eval().predict(unseen), policy.predict(batch.observation))
+    without = ACTPolicy(config, replace(THREE_CAMERAS, env_state_dim=0))
+    assert without.pose_head is None
+    assert without(replace(batch, observation=unseen)).keys() == {"loss", "l1", "kl"}
+
+
 def test_inference_is_deterministic_and_does_not_see_actions():
     policy, batch = make(replace(TINY, dropout=0.1)).eval(), make_batch()
     state = torch.get_rng_state()
@@ -245,6 +273,10 @@ def test_bad_statistics_are_refused(stats: dict, message: str):
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"kl_weight": -1.0}, "kl_weight is -1.0; it must not be negative"),
         ({"backbone_lr": -1e-4}, "backbone_lr is -0.0001; it must not be negative"),
+        (
+            {"pose_weight": 1.0},
+            "pose_weight is 1, but there are no keypoints to read poses from; use --pose-weight 0 or --keypoints 32",
+        ),
         ({"backbone_weights": "coco"}, "backbone_weights is 'coco'; choose imagenet or none"),
         (
             {"backbone_weights": "imagenet", "backbone_width": 0.5},

@@ -35,7 +35,7 @@ def test_any_cameras_of_any_size(shared: bool, cameras: tuple[str, ...]):
     encoder = policy.vision
     assert encoder is not None
     assert len(encoder.backbones) == len(encoder.projections) == (1 if shared else len(cameras))
-    tokens, position = encoder(batch.observation.images)
+    tokens, position = encoder(batch.observation.images), encoder.token_positions()
     n_tokens = sum({"right": 3 * 3}.get(name, 3 * 4) for name in cameras)  # 45 × 37 and 48 × 64 at stride 16
     assert tokens.shape == (3, n_tokens, 32)
     assert position.shape == (n_tokens, 32)
@@ -44,7 +44,7 @@ def test_any_cameras_of_any_size(shared: bool, cameras: tuple[str, ...]):
 def test_cameras_in_one_call_equal_cameras_one_by_one():
     encoder = make_encoder(replace(TINY, cameras=("top", "right", "left"))).eval()
     images = make_batch().observation.images
-    tokens, position = encoder(images)
+    tokens, position = encoder(images), encoder.token_positions()
     assert encoder.groups == [["top", "left"], ["right"]]
     assert encoder.camera_embedding is not None
     embedding = dict(zip(("top", "right", "left"), encoder.camera_embedding.weight, strict=True))
@@ -52,7 +52,7 @@ def test_cameras_in_one_call_equal_cameras_one_by_one():
     for name in ("top", "left", "right"):
         alone = make_encoder(replace(TINY, cameras=(name,))).eval()
         alone.load_state_dict({key: encoder.state_dict()[key] for key in alone.state_dict()})
-        own_tokens, own_position = alone(images)
+        own_tokens, own_position = alone(images), alone.token_positions()
         part = slice(start, start + len(own_position))
         torch.testing.assert_close(tokens[:, part], own_tokens, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(position[part], own_position + embedding[name])
@@ -116,8 +116,8 @@ def test_live_norms_agree_between_training_and_evaluation_once_their_statistics_
     encoder, images = make_encoder(replace(TINY, cameras=("top",))), make_batch(8).observation.images
     with torch.no_grad():
         for _ in range(60):
-            trained, _ = encoder(images)
-        evaluated, _ = encoder.eval()(images)
+            trained = encoder(images)
+        evaluated = encoder.eval()(images)
     assert (trained - evaluated).abs().mean() < 0.05 * trained.abs().mean()
 
 
@@ -219,8 +219,8 @@ def test_keypoints_make_one_token_per_camera():
     assert plain.vision is not None
     assert pointing.vision is not None
     images = batch.observation.images
-    (tokens, _), (more, position) = plain.vision(images), pointing.vision(images)
-    assert more.shape[1] == tokens.shape[1] + len(images) == len(position)
+    tokens, more = plain.vision(images), pointing.vision(images)
+    assert more.shape[1] == tokens.shape[1] + len(images) == len(pointing.vision.token_positions())
     assert pointing.predict(batch.observation).shape == batch.action.shape
     pointing(batch)["loss"].backward()
     assert all(p.grad is not None for p in pointing.vision.keypoints.parameters())
@@ -233,7 +233,7 @@ def test_keypoints_can_be_found_in_a_finer_map():
     shapes = []
     for encoder in (make_encoder(replace(config, keypoint_stride=None)), make_encoder(config)):
         encoder.keypoints[0].register_forward_pre_hook(lambda _, given: cells.append(given[0].shape[-2:].numel()))
-        shapes.append(encoder(batch.observation.images)[0].shape)
+        shapes.append(encoder(batch.observation.images).shape)
     assert shapes[0] == shapes[1]
     assert cells == [3 * 4, 6 * 8]
 
