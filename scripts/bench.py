@@ -19,12 +19,12 @@ from act.device import pick_device
 from act.errors import ConfigError
 from demos.record import RecordConfig, record
 from envs import TASKS
-from scripts.benchmarks import SIZES, gpu_report, learning, simulation
+from scripts.benchmarks import SIZES, gpu_report, learning, scaling, simulation
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
 
-PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts")
+PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts", "scaling")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Args:
     """Measure what this machine does, beside the peers'."""
 
     only: tuple[str, ...] = ()
-    """Parts to measure: train, infer, data, env, evaluation, record, file, experts (all by default); of the GPU report:
-    train, infer, render, policy."""
+    """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling (all by default); of the
+    GPU report: train, infer, render, policy."""
     peer_python: Path | None = None
     """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
     rounds: int = 3
@@ -111,6 +111,8 @@ def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> 
             return simulation.evaluation_cases(peer, args.episodes, args.workers, str(device))
         case "record":
             return simulation.record_cases(args.episodes, args.workers)
+        case "scaling":
+            return scaling.scaling_cases(device, folder, args.workers)
         case _:
             return simulation.file_cases(folder, sizes)
 

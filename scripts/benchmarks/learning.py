@@ -37,7 +37,8 @@ def make_batch(spec: EpisodeSpec, k: int, size: int, device: torch.device) -> Ba
         name: torch.randint(0, 256, (size, *shape, 3), dtype=torch.uint8, generator=rng)
         for name, shape in spec.cameras.items()
     }
-    observation = Observation(torch.randn(size, 14, generator=rng), images)
+    env_state = torch.randn(size, spec.env_state_dim, generator=rng) if spec.env_state_dim else None
+    observation = Observation(torch.randn(size, 14, generator=rng), images, env_state)
     action = torch.randn(size, k, 14, generator=rng)
     return Batch(observation, action, torch.zeros(size, k, dtype=torch.bool)).to(device)
 
