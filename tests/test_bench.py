@@ -11,7 +11,6 @@ import torch
 from tiny import BLIND, make, make_batch
 
 from act.errors import ConfigError
-from scripts.benchmarks import scaling
 from scripts.benchmarks.learning import Mode, stepping
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
@@ -69,13 +68,6 @@ def test_a_peer_that_cannot_do_the_work_is_named(tmp_path):
     assert str(error.value) == (
         f"the peer {sys.executable} cannot do env: ModuleNotFoundError: No module named 'gym_aloha'"
     )
-
-
-def test_cameras_cost_time():
-    def rate(cameras: int) -> float:
-        return max(scaling._samples_per_s(2, cameras, (48, 64), 2, CPU) for _ in range(3))
-
-    assert rate(1) > rate(4)
 
 
 def test_an_unknown_part_is_named(tmp_path):
