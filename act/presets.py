@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             backbone_lr=2e-3,
         ),
         TrainConfig(
-            steps=6_000,
+            steps=4_000,
             batch_size=16,
             lr=5e-4,
             schedule="cosine",
