@@ -80,7 +80,8 @@ FULL = Sizes(
     rollouts=100,
     horizon=400,
     # The cpu preset's way of seeing at four times the resolution, with larger batches.
-    train_flags="--preset cpu --backbone-width 1 --backbone-stride 32 --batch-size 64 --steps 5000 --val-every 1000",
+    train_flags="--preset cpu --backbone-width 1 --backbone-stride 32 --keypoint-stride 16 "
+    "--batch-size 64 --steps 5000 --val-every 1000",
 )
 TINY = Sizes(
     config=ACTConfig(
