@@ -10,6 +10,7 @@ PANELS = {
     "loss": ("train/loss", "val/loss"),
     "L1 (z-scores)": ("train/l1", "val/l1", "val/predict_l1"),
     "KL (nats)": ("train/kl", "val/kl"),
+    "object poses, L1 (z-scores)": ("train/pose", "val/pose"),
     "success rate": ("eval/success_rate", "eval/success_rate_published"),
     "gradient norm": ("train/grad_norm",),
     "learning rate": ("train/lr",),
@@ -34,7 +35,7 @@ def plot_curves(folder: RunFolder) -> Path:
         for name in names:
             if lines[name]:
                 axes.plot(*zip(*lines[name], strict=True), label=name, marker="." if len(lines[name]) < 30 else "")
-        if title in ("loss", "L1 (z-scores)", "KL (nats)"):
+        if names[0] in ("train/loss", "train/l1", "train/kl", "train/pose"):
             axes.set_yscale("log")
         axes.legend()
     figure.savefig(folder.curves, dpi=100)
