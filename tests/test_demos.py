@@ -17,7 +17,7 @@ import pytest
 
 import envs
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert, detours, progress
+from demos.experts import RAMP, ScriptedExpert, detours, progress
 from demos.ik import BimanualIK, rotation_vector
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
@@ -91,7 +91,7 @@ def test_motions_end_where_they_should_at_a_speed_that_never_jumps(steps):
     speed = np.diff(way, prepend=0)
     np.testing.assert_allclose(speed, speed[::-1])
     change = np.diff(speed, prepend=0, append=0)
-    assert np.abs(change).max() <= max(speed) / (1 if steps == 1 else min(steps // 2, 8)) + 1e-9
+    assert np.abs(change).max() <= max(speed) / max(1, min(steps // 2, RAMP) - 0.5) + 1e-9
 
 
 def test_detours_stay_where_they_are_allowed_and_come_back():
