@@ -18,6 +18,7 @@ class PolicyAgent:
         executor: how its chunks become actions.
         compile: compile the policy for each size of batch: a minute at the first query, faster ones afterwards, on
             CUDA as one graph.
+        dtype: of the policy's matrix products; its inputs and answers are float32 in any case.
 
     Attributes:
         cameras: the cameras it looks at.
@@ -25,11 +26,14 @@ class PolicyAgent:
             left out: it pays for the warming up.
     """
 
-    def __init__(self, policy: Policy, executor: ChunkExecutor, compile: bool = False):
+    def __init__(
+        self, policy: Policy, executor: ChunkExecutor, compile: bool = False, dtype: torch.dtype = torch.float32
+    ):
         self.policy, self.executor = policy.eval(), executor
         self.cameras = policy.cameras
         self.latencies: list[float] = []
         self._device = next(policy.parameters()).device
+        self._dtype = dtype
         self._warm = False
         self._answer = policy.predict
         if compile:
@@ -50,7 +54,8 @@ class PolicyAgent:
     def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, k, A) float32, physical units."""
         start = time.perf_counter()
-        with torch.inference_mode():
+        reduced = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with torch.inference_mode(), reduced:
             seen = Observation(
                 torch.from_numpy(observation["qpos"]),
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},

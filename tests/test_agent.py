@@ -81,6 +81,13 @@ def test_it_repeats_itself_and_treats_environments_alike(policy, make: Callable[
     np.testing.assert_allclose(act(agent, 1, 10), three[:, :1], atol=1e-4)
 
 
+def test_reduced_precision_moves_actions_little_and_leaves_them_float32(policy):
+    exact = act(PolicyAgent(policy, OpenLoop(K)), 3, K)
+    reduced = act(PolicyAgent(policy, OpenLoop(K), dtype=torch.bfloat16), 3, K)
+    assert reduced.dtype == np.float32
+    assert 0 < np.abs(reduced - exact).max() < 0.02 * np.abs(exact).max()
+
+
 def test_it_gives_the_first_actions_of_the_policys_chunk(policy):
     agent = PolicyAgent(policy, OpenLoop(K))
     actions = act(agent, 2, K)

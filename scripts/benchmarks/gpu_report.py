@@ -215,20 +215,19 @@ def _plot_throughput(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def infer_part(device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """Latency from observations on the host to chunks on the host, as `PolicyAgent` has it, eager and compiled."""
+    """Latency from observations on the host to chunks on the host, as `PolicyAgent` has it."""
     runs = []
-    for compiled in (False, True):
+    for mode in (Mode("float32"), Mode("bfloat16"), Mode("bfloat16", compile=True)):
         for size in sizes.observations:
             policy = make(sizes.config, sizes.frame, device).eval()
             seen = make_batch(policy.spec, policy.chunk_size, size, torch.device("cpu")).observation
             observation = {"qpos": seen.qpos.numpy(), "images/top": seen.images["top"].numpy()}
-            agent = PolicyAgent(policy, OpenLoop(policy.chunk_size), compile=compiled)
+            agent = PolicyAgent(policy, OpenLoop(policy.chunk_size), mode.compile, mode.dtype)
             for _ in range(sizes.queries + 10):
                 agent.reset(range(size), observation)
                 agent(observation)
             p50, p99 = np.quantile(agent.latencies[9:], (0.5, 0.99))
-            mode = "compiled" if compiled else "eager"
-            runs.append({"mode": mode, "batch": size, "p50_ms": 1e3 * float(p50), "p99_ms": 1e3 * float(p99)})
+            runs.append({"mode": str(mode), "batch": size, "p50_ms": 1e3 * float(p50), "p99_ms": 1e3 * float(p99)})
             print(f"  {runs[-1]}", flush=True)
     torch.compiler.reset()
     return {"runs": runs}

@@ -125,7 +125,7 @@ def train_cases(
     peer: Peer | None, device: torch.device, batch_size: int = 8, steps: int = 3, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds of one optimiser step, with FLOPs and the share of the matmul peak."""
-    modes = [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+    modes = _modes(device)
     peaks = {mode: matmul_peak(device, mode.dtype) for mode in modes}
     cases = []
     for size in SIZES:
@@ -143,6 +143,11 @@ def train_cases(
                 )
             )
     return cases
+
+
+def _modes(device: torch.device) -> list[Mode]:
+    """float32, and bfloat16 where it is fast."""
+    return [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
 
 
 def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
@@ -165,20 +170,22 @@ def infer_cases(
     peer: Peer | None, device: torch.device, times: int = 10, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds from observations on the device to chunks in physical units."""
-    cases = []
+    cases, modes = [], _modes(device)
     for size in SIZES:
         policy = make(config, size, device).eval()
         asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=1, device=str(device))
         peers = {"LeRobot": peer.doing("infer", steps=times, **asked)} if peer else {}
         seen = _batch(config, size, 1, device).observation
-        name = f"inference, batch 1, {size[0]} x {size[1]}"
-        cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device), peers))
+        for mode in modes:
+            name = f"inference, batch 1, {size[0]} x {size[1]}, {mode}"
+            cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device, mode.dtype), peers))
     return cases
 
 
 @torch.inference_mode()
-def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device) -> float:
-    return 1e3 * timed(lambda: policy.predict(seen), times, device)
+def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device, dtype: torch.dtype) -> float:
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return 1e3 * timed(lambda: policy.predict(seen), times, device)
 
 
 def data_cases(
