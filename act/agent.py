@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from act.chunking import ChunkExecutor
+from act.device import autocast
 from act.policies.base import Observation, Policy
 
 
@@ -54,8 +55,7 @@ class PolicyAgent:
     def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, k, A) float32, physical units."""
         start = time.perf_counter()
-        reduced = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
-        with torch.inference_mode(), reduced:
+        with torch.inference_mode(), autocast(self._device, self._dtype):
             seen = Observation(
                 torch.from_numpy(observation["qpos"]),
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},

@@ -42,6 +42,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Matrix products inside are computed in `dtype`; for float32 it changes nothing."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on `device`, as far as the system says."""
     if device.type == "cuda":

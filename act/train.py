@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from act.checkpoint import describe, read_checkpoint, to_bytes
 from act.dataset import ChunkDataset, ShuffledStarts
-from act.device import pick_device, pick_dtype
+from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
 from act.policies.base import Batch, Policy
@@ -170,7 +170,7 @@ class Trainer:
         for part, batch in enumerate(parts, start=1):
             alone = isinstance(model, DistributedDataParallel) and part < config.accumulate
             with cast(DistributedDataParallel, model).no_sync() if alone else nullcontext():
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                with autocast(self.device, self.dtype):
                     losses = {name: loss / config.accumulate for name, loss in forward(batch).items()}
                 losses["loss"].backward()
             self._add(losses)
@@ -299,7 +299,7 @@ def validate(
     errors, cells = 0.0, 0
     for starts in dataset.val[chosen].split(config.batch_size):
         batch = dataset.gather(starts).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             losses, predicted = policy(batch), policy.predict(batch.observation)
             if not figures:
                 figures = {f"val/diagnostics/{name}": value for name, value in policy.diagnostics(batch).items()}

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from act.dataset import ChunkDataset, ShuffledStarts
-from act.device import pick_dtype
+from act.device import autocast, pick_dtype
 from act.policies import ACTConfig, Batch, Observation, Policy, make_policy
 from act.run_folder import RunFolder
 from act.train import Trainer
@@ -125,7 +125,7 @@ def train_cases(
     peer: Peer | None, device: torch.device, batch_size: int = 8, steps: int = 3, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds of one optimiser step, with FLOPs and the share of the matmul peak."""
-    modes = _modes(device)
+    modes = usual_modes(device)
     peaks = {mode: matmul_peak(device, mode.dtype) for mode in modes}
     cases = []
     for size in SIZES:
@@ -145,7 +145,7 @@ def train_cases(
     return cases
 
 
-def _modes(device: torch.device) -> list[Mode]:
+def usual_modes(device: torch.device) -> list[Mode]:
     """float32, and bfloat16 where it is fast."""
     return [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
 
@@ -170,7 +170,7 @@ def infer_cases(
     peer: Peer | None, device: torch.device, times: int = 10, config: ACTConfig = LEROBOT_LIKE
 ) -> list[Case]:
     """Milliseconds from observations on the device to chunks in physical units."""
-    cases, modes = [], _modes(device)
+    cases, modes = [], usual_modes(device)
     for size in SIZES:
         policy = make(config, size, device).eval()
         asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=1, device=str(device))
@@ -184,7 +184,7 @@ def infer_cases(
 
 @torch.inference_mode()
 def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device, dtype: torch.dtype) -> float:
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         return 1e3 * timed(lambda: policy.predict(seen), times, device)
 
 

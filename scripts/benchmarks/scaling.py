@@ -11,7 +11,6 @@ from statistics import median
 
 import torch
 
-from act.device import pick_dtype
 from act.policies import make_policy
 from act.presets import PRESETS
 from act.run_folder import RunFolder
@@ -19,7 +18,7 @@ from demos.record import RecordConfig, record
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from envs import TASKS
 from scripts.benchmarks import SIZES
-from scripts.benchmarks.learning import Mode, make_batch, stepping, timed
+from scripts.benchmarks.learning import make_batch, stepping, timed, usual_modes
 from scripts.benchmarks.simulation import evaluation_cases, record_cases
 from scripts.benchmarks.timing import Case
 
@@ -60,8 +59,7 @@ def _samples_per_s(batch_size: int, cameras: int, size: tuple[int, int], steps: 
     spec = EpisodeSpec(ALOHA_JOINTS, {f"camera_{i}": size for i in range(cameras)}, env_state_dim=7)
     policy = make_policy(CONFIG, spec, pretrained=False).to(device)
     batch = make_batch(spec, CONFIG.chunk_size, batch_size, device)
-    mode = Mode("bfloat16" if pick_dtype("auto", device) == torch.bfloat16 else "float32")
-    with stepping(policy, mode, device) as step:
+    with stepping(policy, usual_modes(device)[-1], device) as step:
         return batch_size / timed(lambda: step(batch), steps, device)
 
 
