@@ -8,6 +8,7 @@
     /observations/images/<camera>   (T, H, W, 3) uint8 RGB              one chunk a frame, gzip
     /reward                         (T,) float32, earned by action t    ours, optional
     /expert_action                  (T, J) float32, intended at t       ours, where it differs from what was commanded
+    /human                          (T,) bool, a person acted at t      ours, where a person did in some steps
 
 Plain h5py reads these files as it reads those of https://github.com/tonyzhaozh/act. The reader also takes the
 originals, files of real robots (`sim` False, four cameras, `effort`) and the JPEG variant of
@@ -46,6 +47,7 @@ class Episode:
         qpos, qvel, action: (T, J) float32, rad and rad/s; grippers 0 closed … 1 open.
         expert_action: (T, J) float32, what the expert intended, or None: the same as `action`.
         env_state, reward, effort: (T, E), (T,), (T, J) float32, or None.
+        human: (T,) bool, or None: no person took part.
         seed, expert, success, success_published: None where the file does not tell.
         attributes: all root attributes, as plain types.
 
@@ -77,6 +79,7 @@ class Episode:
             self.effort = self._array(file, "/observations/effort", self.qpos.shape, optional=True)
             self.env_state = self._array(file, "/observations/env_state", (self.length, "any"), optional=True)
             self.reward = self._array(file, "/reward", (self.length,), optional=True)
+            self.human = self._array(file, "/human", (self.length,), optional=True, kind="b")
             names = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else [f"joint_{i}" for i in range(joints)]
             self.spec = EpisodeSpec(
                 joint_names=tuple(get("joint_names", names)),
@@ -146,20 +149,21 @@ class Episode:
             raise self._error(f"dataset {name} is missing")
         return dataset
 
-    def _array(self, file: h5py.File, name: str, shape: tuple, optional: bool = False) -> Any:
-        """A dataset as checked float32; a word in `shape` stands for any length."""
+    def _array(self, file: h5py.File, name: str, shape: tuple, optional: bool = False, kind: str = "f") -> Any:
+        """A dataset, checked, as float32 or (kind "b") bool; a word in `shape` stands for any length."""
         if optional and name not in file:
             return None
         dataset = self._dataset(file, name)
-        if dataset.dtype.kind != "f":
-            raise self._error(f"{name} has dtype {dataset.dtype}; it must be floating point")
+        if dataset.dtype.kind != kind:
+            wanted = "floating point" if kind == "f" else "bool"
+            raise self._error(f"{name} has dtype {dataset.dtype}; it must be {wanted}")
         fits = [n == m for n, m in zip(shape, dataset.shape, strict=False) if isinstance(n, int)]
         if dataset.ndim != len(shape) or not all(fits):
             wanted = f"({', '.join(map(str, shape))})" + (", as qpos has it" if fits else "")
             raise self._error(f"{name} has shape {dataset.shape}; it must be {wanted}")
         if not dataset.size:
             raise self._error(f"{name} is empty, of shape {dataset.shape}; an episode has at least one step")
-        array = dataset.astype(np.float32)[()]
+        array = dataset.astype(np.float32 if kind == "f" else bool)[()]
         if not np.isfinite(array).all():
             step = np.argwhere(~np.isfinite(array))[0][0]
             raise self._error(f"{name} has NaN or infinite values, first at step {step}; leave this file out")

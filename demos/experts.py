@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from demos.ik import BimanualIK, rotation_vector
+from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
 OPEN, CLOSED = 1.0, 0.0
@@ -187,12 +187,12 @@ class ScriptedExpert:
             steps = np.arange(t, waypoint.t)
             # Step t commands where to be at t + 1.
             s = progress(len(steps))
-            goal = _matrix(waypoint.rotation)
+            goal = quaternion_matrix(waypoint.rotation)
             if waypoint.straight:
                 start, turn = at, rotation_vector(goal @ rotation.T)
                 for step, share in zip(steps, s, strict=True):
                     towards = (1 - share) * position + share * waypoint.position
-                    start = self._solve(arm, towards, _rotation_matrix(share * turn) @ rotation, start)
+                    start = self._solve(arm, towards, rotation_matrix(share * turn) @ rotation, start)
                     joints[step] = start
                 at = start
             else:
@@ -233,16 +233,3 @@ def detours(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.nd
             t += duration
     offset[:, 2] = np.abs(offset[:, 2])  # upwards: the table is below
     return offset
-
-
-def _matrix(quaternion: np.ndarray) -> np.ndarray:
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
-
-
-def _rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) by axis times angle (3,)."""
-    quaternion = np.array([1.0, 0.0, 0.0, 0.0])
-    mujoco.mju_quatIntegrate(quaternion, vector, 1.0)
-    return _matrix(quaternion)

@@ -98,3 +98,17 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     mujoco.mju_mat2Quat(quaternion, rotation.ravel())
     mujoco.mju_quat2Vel(vector, quaternion, 1.0)
     return vector
+
+
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) by axis times angle (3,)."""
+    quaternion = np.array([1.0, 0.0, 0.0, 0.0])
+    mujoco.mju_quatIntegrate(quaternion, vector, 1.0)
+    return quaternion_matrix(quaternion)
+
+
+def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) of a unit quaternion w, x, y, z."""
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)

@@ -87,16 +87,19 @@ class EpisodeWriter:
         action: np.ndarray,
         reward: float,
         expert_action: np.ndarray | None = None,
+        human: bool | None = None,
     ) -> None:
         """Adds what was seen (qpos, qvel, env_state, images/<camera>), the action then commanded, and its reward.
 
-        If the expert intended something else than was commanded, then all steps of the episode tell `expert_action`.
+        Two things are told of all steps of an episode or of none: `expert_action`, where the expert intended something
+        else than was commanded, and `human`, whether a person acted, where somebody or something else may have, too.
         """
         values, t = {**observation, "action": action, "reward": reward}, len(self._steps["action"])
-        if expert_action is not None:
-            values["expert_action"] = expert_action
-            if t == 0:
-                self._shapes["expert_action"], self._steps["expert_action"] = self._shapes["action"], []
+        for name, value, shape in (("expert_action", expert_action, self._shapes["action"]), ("human", human, ())):
+            if value is not None:
+                values[name] = value
+                if t == 0:
+                    self._shapes[name], self._steps[name] = shape, []
         with self._writing():
             for name, shape in self._shapes.items():
                 value = np.array(values[name], np.float32)
@@ -118,15 +121,16 @@ class EpisodeWriter:
                 images.id.write_direct_chunk((t, 0, 0, 0), zlib.compress(frame.tobytes(), GZIP_LEVEL))
             self._disk.check()
 
-    def close(self, success: bool, success_published: bool) -> Path:
-        """Completes the file and gives it its name. Returns its path."""
+    def close(self, success: bool, success_published: bool, attributes: Mapping[str, Any] | None = None) -> Path:
+        """Completes the file, adds root attributes known only now, and gives it its name. Returns its path."""
         with self._writing():
             if not self._steps["action"]:
                 raise EpisodeError(f"{self.path}: has no steps; append at least one before close")
             for name, steps in self._steps.items():
-                self._file[f"observations/{name}" if name in SEEN else name] = np.stack(steps)
+                values = np.stack(steps)
+                self._file[f"observations/{name}" if name in SEEN else name] = values > 0 if name == "human" else values
             max_reward = float(max(self._steps["reward"]))
-            self._file.attrs.update(success=success, success_published=success_published, max_reward=max_reward)
+            self._file.attrs.update(attributes or {}, success=success, success_published=success_published, max_reward=max_reward)
             self._file.close()
             self._disk.complete()
         return self.path

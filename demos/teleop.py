@@ -1,0 +1,207 @@
+"""Teleoperation: where a person wants the tools goes in, joint targets come out: an agent like any other.
+
+A person moves a wish, not an arm. The command follows the wish along a straight line at bounded speed and acceleration,
+and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a singular pose
+makes the arm slow, or stops it, but never makes it jump.
+
+A helper, any other agent, may share the work: an expert that moves one arm while a person moves the other, or a policy
+that moves both until a person takes over (DAgger with a human gate: Kelly et al. 2019, arXiv 1810.02890).
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from threading import Lock
+
+import numpy as np
+
+from demos.experts import DOWN, tool_rotation
+from demos.ik import BimanualIK, rotation_matrix, rotation_vector
+from envs.aloha import ARM_JOINTS, ARMS, FPS, HOME_ACTION
+from envs.rollout import Agent
+
+SPEED, ACCELERATION = 0.5, 3.0  # of a tool: m/s, m/s²
+TURN_SPEED, TURN_ACCELERATION = 2.0, 12.0  # rad/s, rad/s²
+JOINT_SPEED = 2.5  # rad/s; the real arms turn at up to 3.1
+GRIPPER_SPEED = 4.0  # openings per second
+LOWEST = 0.005  # m: tools stay above the table
+NEAR_LIMIT = 0.02  # rad
+GRASP_POSES = {
+    "down": DOWN,  # for what lies on the table
+    "level": {"left": tool_rotation(), "right": tool_rotation(yaw=180)},
+    "sideways": {"left": tool_rotation(roll=90), "right": tool_rotation(yaw=180, roll=90)},
+}
+"""Name → arm → orientation of the tool as a quaternion w, x, y, z: what grasps mostly need."""
+
+
+class Follower:
+    """Leads one arm's command after a wanted pose of its tool.
+
+    Attributes:
+        joints: (6,) rad, commanded.
+        gripper: commanded opening, 0 closed … 1 open.
+        distance: m from the commanded pose to the wanted one.
+        out_of_reach: the arm stands as near to the wanted pose as it can, and that is not there.
+        at_limit: names of the joints that stand at the end of their range.
+    """
+
+    def __init__(self, ik: BimanualIK, arm: str):
+        self.ik, self.arm = ik, arm
+        names = [f"{arm}_{name}" for name in ARM_JOINTS]
+        self._range = np.stack([ik.model.joint(name).range for name in names])  # (6, 2) rad
+
+    def start(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stands still at a command (7,). Returns the tool's pose there, (3,) m and (3, 3)."""
+        self.joints, self.gripper = command[:6].astype(np.float64), float(command[6])
+        self._velocity, self._turning = np.zeros(3), np.zeros(3)
+        self._blocked, self.distance = 0, 0.0
+        return self.ik.forward(self.arm, self.joints)
+
+    def step(self, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
+        """One control step towards a wanted pose, (3,) m and (3, 3), and opening. Returns the command (7,)."""
+        at, facing = self.ik.forward(self.arm, self.joints)
+        away, turn = position - at, rotation_vector(rotation @ facing.T)
+        self._velocity = _approach(self._velocity, away, SPEED, ACCELERATION)
+        self._turning = _approach(self._turning, turn, TURN_SPEED, TURN_ACCELERATION)
+        goal, goal_facing = at + self._velocity / FPS, rotation_matrix(self._turning / FPS) @ facing
+        joints, _, _ = self.ik.solve(self.arm, goal, goal_facing, self.joints)
+        change = joints - self.joints
+        self.joints = self.joints + change * min(1.0, JOINT_SPEED / FPS / (np.abs(change).max() + 1e-12))
+        reached, now_facing = self.ik.forward(self.arm, self.joints)
+        # What was not reached must not be caught up with later: the next step sets out from the speed attained.
+        self._velocity, self._turning = (reached - at) * FPS, rotation_vector(now_facing @ facing.T) * FPS
+        self.distance = float(np.linalg.norm(position - reached))
+        stuck = self.distance > 5e-3 and np.linalg.norm(self._velocity) < 0.01
+        self._blocked = self._blocked + 1 if stuck else 0
+        self.gripper += float(np.clip(gripper - self.gripper, -GRIPPER_SPEED / FPS, GRIPPER_SPEED / FPS))
+        return self.command
+
+    @property
+    def command(self) -> np.ndarray:
+        """(7,) float32: six joints in rad, the gripper's opening."""
+        return np.array([*self.joints, self.gripper], np.float32)
+
+    @property
+    def out_of_reach(self) -> bool:
+        return self._blocked > FPS // 5  # for a fifth of a second on end
+
+    @property
+    def at_limit(self) -> tuple[str, ...]:
+        near = np.abs(self.joints[:, None] - self._range).min(axis=1) < NEAR_LIMIT
+        return tuple(name for name, close in zip(ARM_JOINTS, near, strict=True) if close)
+
+
+def _approach(velocity: np.ndarray, way: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
+    """The next velocity (3,) per second on a straight way (3,) left to go, as fast as both bounds and braking allow."""
+    distance = float(np.linalg.norm(way))
+    fastest = min(speed, np.sqrt(2 * acceleration * distance), distance * FPS / 2)
+    change = way / (distance + 1e-12) * fastest - velocity
+    return velocity + change * min(1.0, acceleration / FPS / (np.linalg.norm(change) + 1e-12))
+
+
+class TeleopAgent:
+    """A person in one environment, perhaps with a helper. Wishes may come from any thread, at any time.
+
+    Args:
+        helper: an agent that shares the work, or None.
+        helps: the arms that the helper moves for good; none: it moves both until `take_over`.
+
+    Attributes:
+        human: whether a person moved an arm in the last step.
+        helper_waits: the helper of single arms stands still while this is true, so that nobody has to hurry.
+        followers: arm → what its command is doing.
+        latencies: seconds from a wish for a pose to the first command that heeds it; the latest thousands.
+    """
+
+    def __init__(self, helper: Agent | None = None, helps: Sequence[str] = ()):
+        self.helper, self.helps = helper, tuple(helps)
+        self.helper_waits = False
+        # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
+        self.followers = {arm: Follower(BimanualIK(max_steps=12), arm) for arm in ARMS}
+        self.latencies: deque[float] = deque(maxlen=10_000)
+        self._lock = Lock()
+        self._begin()
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return () if self.helper is None else self.helper.cameras
+
+    @property
+    def steers(self) -> tuple[str, ...]:
+        """The arms that a person may move."""
+        return tuple(arm for arm in ARMS if arm not in self.helps)
+
+    @property
+    def in_charge(self) -> bool:
+        """Whether a person moves all the arms that a person may move; else the helper moves both."""
+        return self._in_charge
+
+    def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
+        if self.helper is not None:
+            self.helper.reset(seeds, observation)
+        with self._lock:
+            self._begin()
+
+    def looks(self) -> bool:
+        return self.helper is not None and (bool(self.helps) or not self._in_charge) and self.helper.looks()
+
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        with self._lock:
+            arms = self.steers if self._in_charge else ()
+            wishes = {arm: (*self._pose[arm], self._opening[arm]) for arm in arms}
+            if self._wished_at is not None and wishes:
+                self.latencies.append(time.perf_counter() - self._wished_at)
+            self._wished_at = None
+        action = self._action.copy()
+        if self.helper is not None and not (self._in_charge and (not self.helps or self.helper_waits)):
+            helped = self.helps or ARMS
+            theirs = self.helper(observation)[0]
+            for arm in helped:
+                action[_SLICE[arm]] = theirs[_SLICE[arm]]
+        for arm, wish in wishes.items():
+            action[_SLICE[arm]] = self.followers[arm].step(*wish)
+        with self._lock:
+            self._action, self.human = action, bool(wishes)
+            if not wishes and not self._in_charge:
+                self._wish_to_stay()
+        return action[None]
+
+    def take_over(self) -> None:
+        """From the next step on a person moves both arms, from where the helper's last commands left them."""
+        with self._lock:
+            self._in_charge = True
+
+    def wish(self, arm: str) -> tuple[np.ndarray, np.ndarray, float]:
+        """Where an arm's tool is wanted: (3,) m, (3, 3), and the opening of its gripper."""
+        with self._lock:
+            position, rotation = self._pose[arm]
+            return position.copy(), rotation.copy(), self._opening[arm]
+
+    def move(self, arm: str, position: np.ndarray, rotation: np.ndarray) -> None:
+        """Wish for a pose of an arm's tool: (3,) m and (3, 3), world frame."""
+        with self._lock:
+            position = np.array([*position[:2], max(LOWEST, position[2])])
+            self._pose[arm] = position, np.array(rotation)
+            self._wished_at = self._wished_at or time.perf_counter()
+
+    def nudge(self, arm: str, offset: np.ndarray, turn: np.ndarray | None = None) -> None:
+        """Shift a wish by (3,) m and turn it by an axis times an angle (3,) rad, both in the world frame."""
+        position, rotation, _ = self.wish(arm)
+        self.move(arm, position + offset, rotation if turn is None else rotation_matrix(turn) @ rotation)
+
+    def grip(self, arm: str, opening: float) -> None:
+        """Wish for an opening of an arm's gripper, 0 closed … 1 open."""
+        with self._lock:
+            self._opening[arm] = float(np.clip(opening, 0.0, 1.0))
+
+    def _begin(self) -> None:
+        self.human = self._in_charge = self.helper is None or bool(self.helps)
+        self._action, self._wished_at = HOME_ACTION.copy(), None
+        self._wish_to_stay()
+
+    def _wish_to_stay(self) -> None:
+        self._pose = {arm: self.followers[arm].start(self._action[_SLICE[arm]]) for arm in ARMS}
+        self._opening = {arm: float(self._action[_SLICE[arm]][6]) for arm in ARMS}
+
+
+_SLICE = {arm: slice(7 * i, 7 * i + 7) for i, arm in enumerate(ARMS)}

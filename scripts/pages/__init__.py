@@ -1,0 +1,1 @@
+"""Pages in a browser: `stage` is what they share, `teleop` and `viewer` are one each."""

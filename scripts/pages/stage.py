@@ -1,0 +1,70 @@
+"""A page with the simulated world in 3-D, on viser with mjviser's scene."""
+
+import contextlib
+import copy
+import io
+import socket
+from collections.abc import Mapping
+
+import mujoco
+import numpy as np
+import viser
+from mjviser import ViserMujocoScene
+
+from envs import EnvError
+
+EYE, LOOK_AT = (0.0, -0.35, 0.85), (0.0, 0.52, 0.1)  # m: a person who stands in front of the table
+
+
+class Stage:
+    """A server whose page shows a model; `server.gui` and `server.scene` take more.
+
+    Args:
+        model: whose bodies are shown, or None for a page without a world.
+        host: address to listen on; 127.0.0.1 lets in only this machine.
+        port: to listen on; 0 picks a free one.
+        title: of the page's panel.
+
+    Raises:
+        EnvError: the port is taken.
+    """
+
+    def __init__(self, model: mujoco.MjModel | None, host: str, port: int, title: str):  # pyright: ignore
+        with socket.socket() as probe:  # viser would silently take another port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise EnvError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+            port = probe.getsockname()[1]
+        with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours says what to do
+            self.server = viser.ViserServer(host=host, port=port, label=title)
+        self.url = f"http://{host}:{self.server.get_port()}"
+        self.server.gui.configure_theme(dark_mode=False, control_layout="fixed", control_width="large")
+        self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
+        self._scene: ViserMujocoScene | None = None
+        if model is not None:
+            self._scene = ViserMujocoScene(self.server, copy.deepcopy(model), num_envs=1)  # it changes the model's looks
+            self._scene.camera_tracking_enabled = False  # the table stands still
+
+    def show(self, data: mujoco.MjData) -> None:  # pyright: ignore
+        """Moves the bodies to where they are in `data`."""
+        if self._scene is not None:
+            self._scene.update_from_mjdata(data)
+
+    def close(self) -> None:
+        self.server.stop()
+
+
+class Pictures:
+    """The pictures of some cameras in the panel, enlarged to be looked at."""
+
+    def __init__(self, server: viser.ViserServer, cameras: Mapping[str, tuple[int, int]]):
+        self._images = {
+            name: server.gui.add_image(np.zeros((height, width, 3), np.uint8), label=name, format="jpeg")
+            for name, (height, width) in cameras.items()
+        }
+
+    def show(self, name: str, picture: np.ndarray) -> None:
+        """Shows a picture, (H, W, 3) uint8 RGB."""
+        self._images[name].image = picture

@@ -1,0 +1,101 @@
+"""Demonstrate in a browser: drag the tools of both arms, or drive them by keys, and save what succeeds.
+
+    python scripts/teleop.py --task transfer_cube --out data/human
+    python scripts/teleop.py --task transfer_cube --out data/human --assist left    # the scripted expert is the left arm
+    python scripts/teleop.py --checkpoint runs/cube --out data/corrections          # correct what a policy does
+
+The page opens at http://127.0.0.1:8080. From another machine: ssh -L 8080:127.0.0.1:8080 HOST. The files are those of
+scripts/record.py, with a mark at every step in which a person acted, and can be trained on together with them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from demos.experts import ScriptedExpert
+from demos.session import Session
+from demos.teleop import TeleopAgent
+from envs import EnvError, env_id
+from scripts.common import run
+
+
+@dataclass(frozen=True)
+class Args:
+    """Demonstrate in a browser: drag the tools of both arms, or drive them by keys, and save what succeeds."""
+
+    out: Path
+    """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on; those already there stay."""
+    task: str | None = None
+    """transfer_cube or insertion; default: the one that the policy of --checkpoint was trained on."""
+    assist: Literal["none", "left", "right"] = "none"
+    """The arm that the scripted expert moves while you move the other one."""
+    checkpoint: Path | None = None
+    """Run folder or checkpoint of a policy, which acts until you grab a gizmo or press a key; then you correct it."""
+    cameras: tuple[str, ...] = ("top",)
+    """Cameras to record; with --checkpoint those that the policy was trained with."""
+    height: int = 120
+    """Picture height in pixels."""
+    width: int = 160
+    """Picture width in pixels."""
+    seed: int | None = None
+    """Seed of the first episode; default: behind the folder's last one, or 20,000."""
+    horizon: int = 3000
+    """The most steps of an episode; 3,000 are a minute."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Everybody who reaches it can watch, and steer when nobody else does."""
+    port: int = 8080
+    """Port to listen on."""
+
+
+def main(args: Args) -> None:
+    cameras = dict.fromkeys(args.cameras, (args.height, args.width))
+    attributes, helper = {}, ""
+    if args.checkpoint is not None:
+        if args.assist != "none":
+            raise EnvError("--assist and --checkpoint exclude each other: one helper at a time")
+        agent, task, cameras, attributes = _correcting(args.checkpoint, args.task)
+        helper = "The policy"
+    elif args.task is None:
+        raise EnvError("name a --task, or a --checkpoint whose task it shall be")
+    else:
+        task = env_id(args.task)
+        helps = () if args.assist == "none" else (args.assist,)
+        agent = TeleopAgent(ScriptedExpert(task) if helps else None, helps)
+        if helps:
+            attributes, helper = {"assist": args.assist}, "The scripted expert"
+    session = Session(task, cameras, agent, args.out, seed=args.seed, horizon=args.horizon, attributes=attributes)
+
+    from scripts.pages.stage import Stage
+    from scripts.pages.teleop import TeleopPage
+
+    stage = Stage(session.env.model, args.host, args.port, "Teleoperation")
+    try:
+        page = TeleopPage(session, stage, helper)
+        print(f"open {stage.url} in a browser; Ctrl-C ends, saved episodes stay", flush=True)
+        session.run(page.show)
+    finally:
+        stage.close()
+        print(f"{args.out}: {session.saved} episodes")
+
+
+def _correcting(path: Path, task: str | None) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]], dict[str, str]]:
+    """An agent that is the policy until a person takes over, its task, cameras, and attributes for the files."""
+    import torch
+
+    from act.agent import PolicyAgent
+    from act.checkpoint import find_checkpoint, load_policy
+    from act.chunking import RecedingHorizon
+    from act.errors import ConfigError
+
+    torch.set_num_threads(1)  # the page and the simulation need the other cores
+    checkpoint = find_checkpoint(path)
+    policy = load_policy(checkpoint, torch.device("cpu"))
+    if not (task or policy.spec.env_id):
+        raise ConfigError(f"{path} was not trained on a simulated task; name one with --task")
+    agent = TeleopAgent(PolicyAgent(policy, RecedingHorizon(policy.chunk_size)))
+    name = env_id(task) if task else policy.spec.env_id
+    return agent, name, dict(policy.spec.cameras), {"policy": str(checkpoint)}
+
+
+if __name__ == "__main__":
+    run(main, Args)

@@ -1,0 +1,182 @@
+"""A person at the teleoperation page: a real browser, driven only by what a person has: eyes, keys, buttons, a mouse."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.pages.stage import EYE, LOOK_AT
+from scripts.pages.teleop import MOVES
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+# Without a GPU, WebGL runs on the CPU; without a network, Chromium must not look for one.
+FLAGS = """--no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --no-first-run
+--disable-background-networking --disable-component-update --disable-sync --disable-quic""".split()
+FOV = np.radians(75)  # viser's, vertical
+
+
+@contextmanager
+def serving(script: str, *words: object) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A script that serves a page, and the page's address; Ctrl-C at the end."""
+    command = [sys.executable, f"scripts/{script}", *map(str, words), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        assert server.stdout is not None
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if address := re.search(r"http://\S+", line):
+                yield server, address[0]
+                return
+        raise AssertionError(f"no page: {''.join(lines)}")
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
+
+
+@contextmanager
+def browser() -> Iterator:
+    """Chromium, headless."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+class Person:
+    """Opens a page in a tab of its own, reads it, and acts on it."""
+
+    def __init__(self, chromium, url: str, size: tuple[int, int] = (1280, 800)):
+        self.page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page.goto(url)
+        self.sees("Reward stage")
+
+    # ---------------------------------------------------------------------------------------------------------- eyes
+
+    def text(self) -> str:
+        return self.page.inner_text("body")
+
+    def sees(self, words: str, seconds: float = 30.0) -> str:
+        """Waits until the page says this (a regular expression). Returns the whole match."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if found := re.search(words, self.text()):
+                return found[0]
+            time.sleep(0.05)
+        raise AssertionError(f"the page does not say {words!r} but:\n{self.text()}")
+
+    def place(self, name: str) -> np.ndarray:
+        """Where the page says that something is, (3,) m."""
+        numbers = self.sees(rf"{name}: \(([^)]*)\)").split("(")[1].rstrip(")")
+        return np.array([float(number) for number in numbers.split(",")])
+
+    # --------------------------------------------------------------------------------------------------------- hands
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def click(self, label: str) -> None:
+        self.page.get_by_role("button", name=label, exact=True).click()
+        self.page.evaluate("document.activeElement.blur()")  # as a click on the empty scene does
+
+    def set_number(self, label: str, value: float) -> None:
+        """Types a number beside a slider."""
+        row = self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]")
+        field = row.locator("input[inputmode]").first
+        field.fill(str(value))
+        field.press("Enter")
+        self.page.evaluate("document.activeElement.blur()")
+
+    def shift(self, arm: str, offset: Sequence[float], step: float) -> None:
+        """Moves an arm's tool by about (3,) m with keys of `step` m."""
+        for axis, way in enumerate(offset):
+            key = next(key for key, move in MOVES[arm].items() if move[axis] * way > 0) if way else ""
+            self.press(*[key] * round(abs(way) / step))
+
+    def settle(self, arm: str, goal: Sequence[float], within: float = 0.004, seconds: float = 10.0) -> None:
+        """Waits until an arm's tool stands within so many m of a place."""
+        ends = time.monotonic() + seconds
+        while (miss := np.linalg.norm(self.place(f"{arm} tool") - goal)) > within:
+            assert time.monotonic() < ends, f"the {arm} tool stays {1e3 * miss:.0f} mm from {goal}"
+            time.sleep(0.05)
+
+    def drag(self, start: Sequence[float], end: Sequence[float], steps: int = 10) -> None:
+        """Drags with the mouse from one place in the scene, (3,) m, to another."""
+        points = [self.pixel(np.asarray(point, float)) for point in (start, end)]
+        self.page.mouse.move(*points[0])
+        time.sleep(0.3)  # the gizmo has to notice the mouse
+        self.page.mouse.down()
+        self.page.mouse.move(*points[1], steps=steps)
+        self.page.mouse.up()
+
+    def pixel(self, point: np.ndarray) -> tuple[float, float]:
+        """Where a point (3,) m appears on the page, as long as nobody has moved the view."""
+        canvas = self.page.locator("canvas").first.bounding_box()
+        eye = np.array(EYE)
+        ahead = np.array(LOOK_AT) - eye
+        ahead /= np.linalg.norm(ahead)
+        right = np.cross(ahead, [0, 0, 1])
+        right /= np.linalg.norm(right)
+        x, y, z = (axis @ (point - eye) for axis in (right, np.cross(right, ahead), ahead))
+        focal = canvas["height"] / 2 / np.tan(FOV / 2)
+        return canvas["x"] + canvas["width"] / 2 + focal * x / z, canvas["y"] + canvas["height"] / 2 - focal * y / z
+
+
+def hand_over_the_cube(person: Person, helped: str = "") -> None:
+    """Transfer cube from start to strict success; the scripted expert, if it helps, is the left arm."""
+    step = 0.005
+    cube = person.place("cube")
+    home = {arm: person.place(f"{arm} tool") for arm in ("left", "right")}
+    meeting = np.array([0.0, 0.5, 0.25])
+    at = dict(home)
+
+    def go(arm: str, goal: np.ndarray, within: float = 0.005) -> None:
+        person.shift(arm, goal - at[arm], step)
+        at[arm] = at[arm] + np.round((goal - at[arm]) / step) * step
+        person.settle(arm, at[arm], within)
+
+    grasp = np.array([cube[0], cube[1], 0.035])
+    person.press("8", "N")  # the right tool points down, its gripper opens
+    go("right", grasp + [0, 0, 0.10], within=0.02)
+    if not helped:
+        person.press("3", "B")  # the left tool turns sideways
+        go("left", meeting + [-0.12, 0, -0.015], within=0.02)
+    go("right", grasp)
+    person.press("N")
+    person.sees("✔ right touches")
+    time.sleep(0.4)
+    go("right", grasp + [0, 0, 0.10], within=0.02)
+    go("right", meeting)
+    if helped:
+        person.press("O")  # it goes on now
+        person.sees("✔ left touches")
+        time.sleep(0.5)
+    else:
+        go("left", meeting + [0, 0, -0.015])
+        person.press("B")
+        person.sees("✔ left touches")
+        time.sleep(0.5)
+    person.press("N")
+    time.sleep(0.5)
+    go("right", meeting + [0.1, 0, 0.05], within=0.02)
+    person.sees("strict success: reached")
