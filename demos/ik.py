@@ -22,10 +22,20 @@ class BimanualIK:
         tolerance: stop when the position error in m and the rotation error in rad are below it.
         max_steps: Gauss-Newton steps per solve.
         max_change: the largest change of a joint in one such step, rad.
+        unroll: how strongly the forearm's roll is drawn to 0 where the wrist is stretched, and forearm and wrist could
+            turn against each other without end; 0.01 suffices and costs no accuracy.
     """
 
-    def __init__(self, damping: float = 0.01, tolerance: float = 1e-5, max_steps: int = 100, max_change: float = 0.2):
+    def __init__(
+        self,
+        damping: float = 0.01,
+        tolerance: float = 1e-5,
+        max_steps: int = 100,
+        max_change: float = 0.2,
+        unroll: float = 0.0,
+    ):
         self.damping, self.tolerance, self.max_steps, self.max_change = damping, tolerance, max_steps, max_change
+        self._draw = unroll**2 * np.array([name == "forearm_roll" for name in ARM_JOINTS], float)
         self.model = mujoco.MjModel.from_xml_path(str(ASSETS / "station.xml"))
         self.data = mujoco.MjData(self.model)
         self._joints = {arm: np.array([self.model.joint(f"{arm}_{name}").id for name in ARM_JOINTS]) for arm in ARMS}
@@ -69,7 +79,8 @@ class BimanualIK:
             gradient = J.T @ error
             free = ~((joints <= limits[:, 0]) & (gradient < 0) | (joints >= limits[:, 1]) & (gradient > 0))
             J = J * free
-            change = np.linalg.solve(J.T @ J + self.damping**2 * np.eye(6), J.T @ error)
+            draw = self._draw * free * np.cos(joints[4]) ** 8  # the wrist angle is 0 where it is stretched
+            change = np.linalg.solve(J.T @ J + np.diag(self.damping**2 + draw), J.T @ error - draw * joints)
             change *= min(1.0, self.max_change / (np.abs(change).max() + 1e-12))
             joints = np.clip(joints + change, limits[:, 0], limits[:, 1])
         at, facing = self.forward(arm, joints)

@@ -117,7 +117,7 @@ class TeleopAgent:
         self.helper, self.helps = helper, tuple(helps)
         self.helper_waits = False
         # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
-        self.followers = {arm: Follower(BimanualIK(max_steps=12), arm) for arm in ARMS}
+        self.followers = {arm: Follower(BimanualIK(max_steps=12, unroll=0.01), arm) for arm in ARMS}
         self.latencies: deque[float] = deque(maxlen=10_000)
         self._lock = Lock()
         self._begin()

@@ -130,7 +130,9 @@ class EpisodeWriter:
                 values = np.stack(steps)
                 self._file[f"observations/{name}" if name in SEEN else name] = values > 0 if name == "human" else values
             max_reward = float(max(self._steps["reward"]))
-            self._file.attrs.update(attributes or {}, success=success, success_published=success_published, max_reward=max_reward)
+            self._file.attrs.update(
+                attributes or {}, success=success, success_published=success_published, max_reward=max_reward
+            )
             self._file.close()
             self._disk.complete()
         return self.path

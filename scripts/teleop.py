@@ -1,8 +1,8 @@
 """Demonstrate in a browser: drag the tools of both arms, or drive them by keys, and save what succeeds.
 
     python scripts/teleop.py --task transfer_cube --out data/human
-    python scripts/teleop.py --task transfer_cube --out data/human --assist left    # the scripted expert is the left arm
-    python scripts/teleop.py --checkpoint runs/cube --out data/corrections          # correct what a policy does
+    python scripts/teleop.py --task transfer_cube --out data/human --assist left   # the scripted expert is the left arm
+    python scripts/teleop.py --checkpoint runs/cube --out data/corrections         # correct what a policy does
 
 The page opens at http://127.0.0.1:8080. From another machine: ssh -L 8080:127.0.0.1:8080 HOST. The files are those of
 scripts/record.py, with a mark at every step in which a person acted, and can be trained on together with them.

@@ -1,4 +1,4 @@
-"""A person at the teleoperation page: a real browser, driven only by what a person has: eyes, keys, buttons, a mouse."""
+"""A person at a page: a real browser, driven only by what a person has: eyes, keys, buttons, a mouse."""
 
 import os
 import re
@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,10 @@ from scripts.pages.teleop import MOVES
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
 # Without a GPU, WebGL runs on the CPU; without a network, Chromium must not look for one.
-FLAGS = """--no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --no-first-run
---disable-background-networking --disable-component-update --disable-sync --disable-quic""".split()
+FLAGS = [
+    *("--no-sandbox", "--no-first-run", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
+]
 FOV = np.radians(75)  # viser's, vertical
 
 
@@ -107,22 +108,23 @@ class Person:
         field.press("Enter")
         self.page.evaluate("document.activeElement.blur()")
 
-    def shift(self, arm: str, offset: Sequence[float], step: float) -> None:
+    def shift(self, arm: str, offset: np.ndarray, step: float) -> None:
         """Moves an arm's tool by about (3,) m with keys of `step` m."""
         for axis, way in enumerate(offset):
-            key = next(key for key, move in MOVES[arm].items() if move[axis] * way > 0) if way else ""
-            self.press(*[key] * round(abs(way) / step))
+            times = round(abs(way) / step)
+            key = next(key for key, move in MOVES[arm].items() if move[axis] * way > 0) if times else ""
+            self.press(*[key.lower()] * times)
 
-    def settle(self, arm: str, goal: Sequence[float], within: float = 0.004, seconds: float = 10.0) -> None:
+    def settle(self, arm: str, goal: np.ndarray, within: float = 0.004, seconds: float = 10.0) -> None:
         """Waits until an arm's tool stands within so many m of a place."""
         ends = time.monotonic() + seconds
         while (miss := np.linalg.norm(self.place(f"{arm} tool") - goal)) > within:
             assert time.monotonic() < ends, f"the {arm} tool stays {1e3 * miss:.0f} mm from {goal}"
             time.sleep(0.05)
 
-    def drag(self, start: Sequence[float], end: Sequence[float], steps: int = 10) -> None:
+    def drag(self, start: np.ndarray, end: np.ndarray, steps: int = 10) -> None:
         """Drags with the mouse from one place in the scene, (3,) m, to another."""
-        points = [self.pixel(np.asarray(point, float)) for point in (start, end)]
+        points = [self.pixel(point) for point in (start, end)]
         self.page.mouse.move(*points[0])
         time.sleep(0.3)  # the gizmo has to notice the mouse
         self.page.mouse.down()
@@ -155,28 +157,31 @@ def hand_over_the_cube(person: Person, helped: str = "") -> None:
         at[arm] = at[arm] + np.round((goal - at[arm]) / step) * step
         person.settle(arm, at[arm], within)
 
+    if helped:
+        person.press("o")  # wait
     grasp = np.array([cube[0], cube[1], 0.035])
-    person.press("8", "N")  # the right tool points down, its gripper opens
+    person.press("8", "n")  # the right tool points down, its gripper opens
     go("right", grasp + [0, 0, 0.10], within=0.02)
     if not helped:
-        person.press("3", "B")  # the left tool turns sideways
+        person.press("3", "b")  # the left tool turns sideways
         go("left", meeting + [-0.12, 0, -0.015], within=0.02)
     go("right", grasp)
-    person.press("N")
+    person.press("n")
     person.sees("✔ right touches")
     time.sleep(0.4)
     go("right", grasp + [0, 0, 0.10], within=0.02)
     go("right", meeting)
     if helped:
-        person.press("O")  # it goes on now
+        person.press("o")  # go on
         person.sees("✔ left touches")
-        time.sleep(0.5)
+        time.sleep(0.4)
+        person.press("o")  # wait
     else:
         go("left", meeting + [0, 0, -0.015])
-        person.press("B")
+        person.press("b")
         person.sees("✔ left touches")
         time.sleep(0.5)
-    person.press("N")
+    person.press("n")
     time.sleep(0.5)
     go("right", meeting + [0.1, 0, 0.05], within=0.02)
     person.sees("strict success: reached")

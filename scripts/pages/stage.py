@@ -13,7 +13,8 @@ from mjviser import ViserMujocoScene
 
 from envs import EnvError
 
-EYE, LOOK_AT = (0.0, -0.35, 0.85), (0.0, 0.52, 0.1)  # m: a person who stands in front of the table
+EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table
+PICTURE_WIDTH = 320  # pixels at least
 
 
 class Stage:
@@ -44,7 +45,8 @@ class Stage:
         self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
         self._scene: ViserMujocoScene | None = None
         if model is not None:
-            self._scene = ViserMujocoScene(self.server, copy.deepcopy(model), num_envs=1)  # it changes the model's looks
+            # A copy, because it changes how the model looks.
+            self._scene = ViserMujocoScene(self.server, copy.deepcopy(model), num_envs=1)
             self._scene.camera_tracking_enabled = False  # the table stands still
 
     def show(self, data: mujoco.MjData) -> None:  # pyright: ignore
@@ -60,11 +62,17 @@ class Pictures:
     """The pictures of some cameras in the panel, enlarged to be looked at."""
 
     def __init__(self, server: viser.ViserServer, cameras: Mapping[str, tuple[int, int]]):
+        blank = {name: np.zeros((*size, 3), np.uint8) for name, size in cameras.items()}
         self._images = {
-            name: server.gui.add_image(np.zeros((height, width, 3), np.uint8), label=name, format="jpeg")
-            for name, (height, width) in cameras.items()
+            name: server.gui.add_image(_enlarged(picture), label=name, format="jpeg", jpeg_quality=90)
+            for name, picture in blank.items()
         }
 
     def show(self, name: str, picture: np.ndarray) -> None:
         """Shows a picture, (H, W, 3) uint8 RGB."""
-        self._images[name].image = picture
+        self._images[name].image = _enlarged(picture)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    times = -(-PICTURE_WIDTH // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -28,14 +28,11 @@ MOVES = {
 }
 GRIPPER_KEY = {"left": "B", "right": "N"}
 POSE_KEYS = {"left": dict(zip(GRASP_POSES, "123", strict=True)), "right": dict(zip(GRASP_POSES, "890", strict=True))}
-REQUESTS: dict[Request, tuple[str, str, str, Any]] = {  # key, label, hint, colour
-    "start": ("P", "Start", "Begin this episode, or go on with it (P; again: pause)", "green"),
-    "pause": ("", "Pause", "Stand still", None),
-    "save": ("Z", "Save", "Write the episode to its file; the next seed follows", "blue"),
-    "discard": ("X", "Discard", "Give the episode up; the same seed waits", "red"),
-    "again": ("C", "Reset", "Give the episode up and record the same seed again at once", None),
-    "next": ("Y", "Next", "Give the episode up and take the next seed", None),
-}
+REQUEST_KEYS: dict[Request, str] = {"start": "P", "save": "Z", "discard": "X", "again": "C", "next": "Y"}
+ROWS: tuple[dict[str, Request], ...] = (
+    {"Start": "start", "Pause": "pause", "Save": "save"},
+    {"Discard": "discard", "Reset": "again", "Next": "next"},
+)
 KEYS = """
 | | left arm | right arm |
 |---|---|---|
@@ -46,7 +43,8 @@ KEYS = """
 | gripper | B | N |
 | tool down, level, sideways | 1, 2, 3 | 8, 9, 0 |
 
-P start, pause, go on; Z save; X discard; C reset; Y next; O helper waits. Click on the scene first.
+P start, pause, go on; Z save; X discard: the same seed waits; C reset: the same seed begins again at once; Y next seed;
+O helper waits. Click on the scene first.
 """
 
 
@@ -141,8 +139,8 @@ class TeleopPage:
         return dict(zip(self.session.env.objects, poses, strict=True))
 
     def _reach(self, arm: str) -> str:
-        follower = self.agent.followers[arm]
-        at, _ = follower.ik.forward(arm, follower.joints)
+        follower, start = self.agent.followers[arm], 7 * ARMS.index(arm)
+        at, _ = follower.ik.forward(arm, self.session.observation["qpos"][start : start + 6])
         told = _place(at)
         if arm not in self.agent.steers:
             return told
@@ -165,9 +163,9 @@ class _Controls:
         self.client, self.session, self.agent = client, session, session.agent
         self._held: set[str] = set()  # arms whose gizmo is being dragged
         with client.gui.add_folder("Controls", order=1):
-            for request, (key, label, hint, colour) in REQUESTS.items():
-                button = client.gui.add_button(label, hint=hint + (f" ({key})" if key else ""), color=colour)
-                button.on_click(self._asynchronous(partial(session.ask, request)))
+            for row in ROWS:
+                buttons = client.gui.add_button_group("", tuple(row))
+                buttons.on_click(self._asynchronous(lambda buttons=buttons, row=row: session.ask(row[buttons.value])))
             self._step = client.gui.add_slider("Key step [mm]", min=1, max=20, step=1, initial_value=5)
             self._sliders = {arm: self._gripper(arm) for arm in self.agent.steers}
             self._helper_waits = client.gui.add_checkbox("Helper waits (O)", False, visible=waits)
@@ -192,7 +190,7 @@ class _Controls:
             self._helper_waits.value = self.agent.helper_waits
 
     def _gizmo(self, arm: str) -> viser.TransformControlsHandle:
-        gizmo = self.client.scene.add_transform_controls(f"/gizmo/{arm}", scale=0.14, line_width=3.0, depth_test=False)
+        gizmo = self.client.scene.add_transform_controls(f"/gizmo/{arm}", scale=0.12, line_width=3.0, depth_test=False)
 
         @gizmo.on_update
         async def _(event: viser.TransformControlsEvent) -> None:
@@ -226,9 +224,8 @@ class _Controls:
             for pose, key in POSE_KEYS[arm].items():
                 self._key(f"{arm} tool: {pose}", key, partial(self._point, arm, pose))
         self._key("Helper waits, or goes on", "O", self._toggle_waiting)
-        for request, (key, label, _, _) in REQUESTS.items():
-            if key:
-                self._key(label, key, partial(self._ask, request))
+        for request, key in REQUEST_KEYS.items():
+            self._key(request, key, partial(self._ask, request))
 
     def _key(self, label: str, key: Any, act: Callable[[], object], modifier: Any = None) -> None:
         self.client.gui.add_command(label, hotkey=key, modifier=modifier).on_trigger(self._asynchronous(act))
