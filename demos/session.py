@@ -31,6 +31,7 @@ from envs.rollout import Step, look, make_vector_env, rollout
 Request = Literal["start", "pause", "save", "discard", "again", "next", "quit"]
 State = Literal["waiting", "recording", "paused"]
 LATE = 5e-3  # s after its time: what counts as a late step
+CATCH_UP = 5  # steps that may follow each other at once after a delay; what is longer is lost
 FIRST_SEED = 20_000  # among those of demonstrations, above what experts usually record
 GLANCE = 0.04  # s between two looks at the requests while nothing moves
 
@@ -52,8 +53,8 @@ class Pace:
         rest = self._due - time.perf_counter()
         if rest > 0:
             time.sleep(rest)
-        elif rest < -1 / FPS:
-            self._due -= rest  # too late to catch up
+        elif rest < -CATCH_UP / FPS:
+            self._due -= rest
         now = time.perf_counter()
         self.steps, self.late = self.steps + 1, self.late + (rest < -LATE)
         self.seconds, self._last = self.seconds + now - self._last, now
