@@ -7,9 +7,9 @@ no Python per sample:
     start          0 1 2 3 4 5 6 7
     chunk of k=3   start 3 → actions 3 4 4, is_pad F F T: after its episode's end an action repeats, marked as padding
 
-Every step of every training episode is a start. Values keep the units of the files and frames stay uint8: whatever a
-network wants instead, the policy does itself. Targets of real-robot episodes begin one step before the observation
-(`Episode.action_offset`).
+Every step of every training episode is a start, but those in which a policy acted that a person then corrected. Values
+keep the units of the files and frames stay uint8: whatever a network wants instead, the policy does itself. Targets of
+real-robot episodes begin one step before the observation (`Episode.action_offset`).
 """
 
 import os
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from act.errors import ConfigError
 from act.policies.base import Batch, Observation
 from demos.episode import Episode, check_dataset, find_episodes
 
+LearnFrom = Literal["demonstrated", "human", "all"]
+
 
 class ChunkDataset:
     """All starts of a set of episodes.
@@ -37,6 +40,8 @@ class ChunkDataset:
         episodes: a folder of episodes, or their paths.
         chunk_size: k, the number of actions from a start on.
         cameras: the cameras to read; None reads all, () none.
+        learn_from: the starts to take: those that an expert or a person demonstrated, those in which a person acted,
+            or all. Episodes tell apart (`Episode.human`) what a person did from what a policy did.
         val_fraction: share of episodes kept for validation, at least one if it is positive and there are several.
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
@@ -56,6 +61,7 @@ class ChunkDataset:
         chunk_size: int,
         *,
         cameras: Sequence[str] | None = None,
+        learn_from: LearnFrom = "demonstrated",
         val_fraction: float = 0.1,
         seed: int = 0,
     ):
@@ -91,7 +97,13 @@ class ChunkDataset:
         self._last = (ends - 1)[self._episode]  # (S,) index of the last action of a start's episode
         seeds = [("file", str(e.path)) if e.seed is None else ("seed", e.seed) for e in self.episodes]
         is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
-        self.train, self.val = (~is_val).nonzero()[:, 0], is_val.nonzero()[:, 0]
+        taken = torch.cat([_taken(episode, learn_from) for episode in self.episodes])
+        self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
+        if not len(self.train):
+            raise ConfigError(
+                f"no step in {self.paths[0].parent} to train on with --learn-from {learn_from}; "
+                "use --learn-from demonstrated or all"
+            )
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
@@ -272,6 +284,13 @@ def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
     observation = Observation(fields["qpos"], images, fields.get("env_state"))
     return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"])
+
+
+def _taken(episode: Episode, learn_from: LearnFrom) -> Tensor:
+    """(T,) bool, the steps of an episode that are starts."""
+    if learn_from == "all" or episode.human is None:
+        return torch.full((episode.length,), learn_from != "human")
+    return torch.from_numpy(episode.human)
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

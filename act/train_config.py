@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from act.dataset import LearnFrom
 from act.errors import ConfigError
 
 
@@ -35,6 +36,9 @@ class TrainConfig:
     """Of the weights, the order of the batches, dropout, and the validation split."""
     val_fraction: float = 0.1
     """Share of the episodes kept for validation; 0 trains on all."""
+    learn_from: LearnFrom = "demonstrated"
+    """Steps to learn from: demonstrated leaves out those of a policy that a person then corrected, human takes only
+    those in which a person acted, all takes all."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 
@@ -78,6 +82,7 @@ class TrainConfig:
             "schedule": ("cosine", "constant"),
             "dtype": ("auto", "float32", "bfloat16"),
             "cache": ("auto", "device", "ram", "none"),
+            "learn_from": get_args(LearnFrom),
         }.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")

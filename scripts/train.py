@@ -2,6 +2,7 @@
 
     python scripts/train.py --data data/transfer_cube --out runs/cube --preset cpu
     python scripts/train.py --data data/transfer_cube --out runs/tiny --preset cpu --steps 20      # seconds on a CPU
+    python scripts/train.py --data data/transfer_cube data/human --out runs/both                   # experts and people
 
 Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
 since the run folder knows the rest.
@@ -35,6 +36,7 @@ from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
 from act.train_config import FREE_ON_RESUME, TrainConfig
+from demos.episode import find_episodes
 from demos.spec import EpisodeSpec
 from scripts.common import run
 from scripts.tracking import Mode, Tracker
@@ -53,8 +55,8 @@ class Args:
 
     out: Path
     """Run folder: settings, checkpoints, metrics, curves."""
-    data: Path
-    """Folder of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
+    data: tuple[Path, ...]
+    """One or more folders of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     preset: str = "cpu"
     """cpu (two cores, small pictures) or paper (as published)."""
     resume: bool = False
@@ -72,7 +74,11 @@ class Args:
 
     def settings(self) -> dict[str, Any]:
         """Flat, as config.json holds them."""
-        own = {"data": str(self.data), "preset": self.preset, "eval_episodes": self.eval_episodes}
+        own = {
+            "data": [str(folder) for folder in self.data],
+            "preset": self.preset,
+            "eval_episodes": self.eval_episodes,
+        }
         return own | asdict(self.policy) | asdict(self.training)
 
 
@@ -90,7 +96,7 @@ def parse(argv: list[str]) -> Args:
     first, _ = tyro.cli(_First, args=argv, add_help=False, return_unknown_args=True)
     stored = RunFolder(first.out).settings() if first.out and first.resume else None
     if stored:
-        defaults = {"out": first.out, "data": Path(stored["data"]), "preset": stored["preset"]}
+        defaults = {"out": first.out, "data": tuple(map(Path, stored["data"])), "preset": stored["preset"]}
         defaults |= {"eval_episodes": stored["eval_episodes"]}
         policy, training = _pick(ACTConfig, stored), _pick(TrainConfig, stored)
     elif first.preset in PRESETS:
@@ -113,14 +119,15 @@ def train(args: Args, world: World) -> int:
     device = pick_device(world.device(config.device))
     torch.manual_seed(config.seed)
     dataset = ChunkDataset(
-        args.data,
+        [path for folder in args.data for path in find_episodes(folder)],
         args.policy.chunk_size,
         cameras=args.policy.cameras,
+        learn_from=config.learn_from,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
     if config.eval_every and not dataset.spec.env_id:
-        raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data} name none; use 0")
+        raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
     policy.normalizer.fit(dataset.stats())

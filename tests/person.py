@@ -147,6 +147,7 @@ class Person:
 def hand_over_the_cube(person: Person, helped: str = "") -> None:
     """Transfer cube from start to strict success; the scripted expert, if it helps, is the left arm."""
     step = 0.005
+    person.sees(r"recording, seed \d+, step [1-9]?\d ")  # what it says of the episode before is gone
     cube = person.place("cube")
     home = {arm: person.place(f"{arm} tool") for arm in ("left", "right")}
     meeting = np.array([0.0, 0.5, 0.25])

@@ -116,7 +116,7 @@ def test_config_json_tells_every_setting(data, whole):
     for config in (policy, training):
         for field in dataclasses.fields(config):
             assert settings[field.name] == FLAGS.get(field.name.replace("_", "-"), getattr(config, field.name))
-    assert settings["data"] == str(data)
+    assert settings["data"] == [str(data)]
     assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
 
 
