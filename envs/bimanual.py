@@ -182,6 +182,18 @@ class BimanualEnv(gym.Env, ABC):
         self._show()
         return self._observe(), float(reward), False, self._t >= self.horizon, info
 
+    def put(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
+        """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; without objects, away.
+
+        Both fingers of a gripper stand symmetric, which is what an observation tells of them.
+        """
+        finger = finger_from_gripper(qpos[[6, 13]].astype(np.float64))
+        self.data.qpos[self._qpos_index] = qpos
+        self.data.qpos[self._finger_qpos] = np.stack([finger, -finger], axis=1)
+        away = np.tile([0.0, 0.0, -5.0, 1.0, 0.0, 0.0, 0.0], len(self.objects))
+        self.data.qpos[self._object_qpos] = away if env_state is None else env_state
+        mujoco.mj_kinematics(self.model, self.data)
+
     def look(self) -> dict[str, np.ndarray]:
         """The pictures of the observed cameras now, `images/<camera>` → (H, W, 3) uint8."""
         return {f"images/{name}": self._picture(name, size) for name, size in self.cameras.items()}

@@ -145,9 +145,9 @@ class Person:
 
 
 def hand_over_the_cube(person: Person, helped: str = "") -> None:
-    """Transfer cube from start to strict success; the scripted expert, if it helps, is the left arm."""
+    """Transfer cube, from a scene that waits to strict success; the scripted expert, if it helps, is the left arm."""
     step = 0.005
-    person.sees(r"recording, seed \d+, step [1-9]?\d ")  # what it says of the episode before is gone
+    person.sees("waiting, seed")
     cube = person.place("cube")
     home = {arm: person.place(f"{arm} tool") for arm in ("left", "right")}
     meeting = np.array([0.0, 0.5, 0.25])
@@ -158,6 +158,8 @@ def hand_over_the_cube(person: Person, helped: str = "") -> None:
         at[arm] = at[arm] + np.round((goal - at[arm]) / step) * step
         person.settle(arm, at[arm], within)
 
+    person.press("p")
+    person.sees("recording, seed")
     if helped:
         person.press("o")  # wait
     grasp = np.array([cube[0], cube[1], 0.035])

@@ -224,6 +224,33 @@ class ACTPolicy(Policy):
             figures |= {f"kl_dim/{i:02d}": kl for i, kl in enumerate(per_dim)}
         return figures
 
+    @torch.no_grad()
+    def attention(self, observation: Observation) -> dict[str, Tensor]:
+        """Of the last decoder layer's queries to the memory, mean over actions and heads; vectors take the rest."""
+        if self.vision is None:
+            return {}
+        cross = self.decoder.layers[-1].cross_attention
+        inputs: list[tuple[Tensor, ...]] = []
+        hook = cross.register_forward_pre_hook(lambda _, given: inputs.append(given))
+        try:
+            self.predict(observation)
+        finally:
+            hook.remove()
+        query, key, _ = inputs[0]
+        shares = cross.weights(query, key).mean(dim=(1, 2))  # (B, tokens)
+        return self.vision.as_maps(shares[:, len(self.vector_position) :])
+
+    @torch.no_grad()
+    def keypoints(self, observation: Observation) -> dict[str, Tensor]:
+        return {} if self.vision is None else self.vision.find_keypoints(observation.images)
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> Tensor | None:
+        """The posterior's mean of z."""
+        if not self.config.use_vae:
+            return None
+        return self._encode_style(batch.observation, self._target(batch), batch.is_pad)[0]
+
     def parameter_groups(self, lr: float) -> list[dict]:
         modules = [] if self.vision is None else [self.vision.backbones, self.vision.keypoints]
         backbone = [p for module in modules for p in module.parameters()]

@@ -87,6 +87,18 @@ class Policy(nn.Module, ABC):
         """Figures worth plotting that are no losses (a latent's KL per dimension, say), by name."""
         return {}
 
+    def attention(self, observation: Observation) -> dict[str, Tensor]:
+        """Where the actions look: camera → (B, h, w) share of attention on each part of its frame; {} if not known."""
+        return {}
+
+    def keypoints(self, observation: Observation) -> dict[str, Tensor]:
+        """camera → (B, K, 2) places x, y that the policy reads off a frame, from -1 to 1 across it; {} if none."""
+        return {}
+
+    def latent(self, batch: Batch) -> Tensor | None:
+        """What the policy makes of each demonstrated chunk in training, (B, latent_dim); None if it has no latent."""
+        return None
+
     def parameter_groups(self, lr: float) -> list[dict]:
         """Parameter groups for the optimiser; a policy with a backbone may give it a learning rate of its own."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

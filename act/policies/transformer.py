@@ -47,6 +47,14 @@ class Attention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v, mask, dropout)
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """How much each query attends to each key, (B, heads, Q, K); a row sums to 1. To look at, not to compute with."""
+        q, k = (
+            rearrange(linear(x), "b l (h d) -> b h l d", h=self.n_heads).float()
+            for linear, x in ((self.query, query), (self.key, key))
+        )
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
 
 class Residual(nn.Module):
     """x + f(norm(x)) (pre-norm) or norm(x + f(x)) (post-norm), with dropout on f's output."""

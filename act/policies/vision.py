@@ -1,7 +1,7 @@
 """From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import huggingface_hub
@@ -63,11 +63,13 @@ class CameraEncoder(nn.Module):
         self.backbone_of_group = [0 if shared else i for i in range(len(self.groups))]
 
         channels, positions, owners = [], [], []
+        self.grids: dict[str, tuple[int, int]] = {}  # camera → rows and columns of its tokens, in the tokens' order
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             (fine, *_), (c, h, w) = feature_map_shapes(backbones[i], cameras[group[0]])
             channels.append((fine, c))
             positions += [sinusoid_2d(h, w, d_model)] * len(group)
             owners += [name for name in group for _ in range(h * w)]
+            self.grids |= dict.fromkeys(group, (h, w))
         channels = channels[: len(backbones)]
         self.projections = nn.ModuleList(nn.Linear(c, d_model) for _, c in channels)
         self.keypoints = nn.ModuleList(Keypoints(c, keypoints, d_model) for c, _ in channels if keypoints)
@@ -102,18 +104,38 @@ class CameraEncoder(nn.Module):
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
-        self._check(images)
         tokens, points = [], []
-        for i, group in zip(self.backbone_of_group, self.groups, strict=True):
-            frames = torch.cat([images[name] for name in group])
-            # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
-            x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
-            maps = self.backbones[i](x)
+        for i, group, maps in self._maps(images):
             flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
             tokens.append(self.projections[i](flat))
             if self.keypoints:
                 points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
         return torch.cat(tokens + points, dim=1)
+
+    def find_keypoints(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """camera → (B, K, 2) places x, y of the keypoints, from -1 to 1 across the frame; empty without keypoints."""
+        found = {}
+        for i, group, maps in self._maps(images) if self.keypoints else ():
+            places = rearrange(self.keypoints[i].find(maps[0]), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
+            found |= dict(zip(group, places.flip(-1), strict=True))
+        return found
+
+    def as_maps(self, values: Tensor) -> dict[str, Tensor]:
+        """One value a token, (B, L), to camera → (B, h, w); those of the keypoints are left out."""
+        maps, start = {}, 0
+        for name, (h, w) in self.grids.items():
+            maps[name] = values[:, start : start + h * w].unflatten(1, (h, w))
+            start += h * w
+        return maps
+
+    def _maps(self, images: Mapping[str, Tensor]) -> Iterator[tuple[int, list[str], list[Tensor]]]:
+        """For each call of a backbone: its number, its n cameras, and feature maps [(n · B, C, h, w), …]."""
+        self._check(images)
+        for i, group in zip(self.backbone_of_group, self.groups, strict=True):
+            frames = torch.cat([images[name] for name in group])
+            # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
+            x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
+            yield i, group, self.backbones[i](x)
 
     def _check(self, images: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
@@ -140,12 +162,15 @@ class Keypoints(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) → (B, d_model)."""
+        return self.project(self.find(features))
+
+    def find(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) → coordinates from -1 to 1: all y, then all x, (B, 2 K)."""
         height, width = features.shape[-2:]
         heat = rearrange(self.heat(features).float(), "b k h w -> b k (h w)").softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
         y, x = (torch.linspace(-1, 1, n, device=heat.device) for n in (height, width))
-        points = torch.cat([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)  # (B, 2 K)
-        return self.project(points)
+        return torch.cat([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)
 
 
 def make_backbone(
