@@ -183,7 +183,7 @@ class BimanualEnv(gym.Env, ABC):
         return self._observe(), float(reward), False, self._t >= self.horizon, info
 
     def put(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
-        """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; without objects, away.
+        """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; None: no objects.
 
         Both fingers of a gripper stand symmetric, which is what an observation tells of them.
         """

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ FOV = np.radians(75)  # viser's, vertical
 
 @contextmanager
 def serving(script: str, *words: object) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A script that serves a page, and the page's address; Ctrl-C at the end."""
+    """A script that serves a page, and the page's address."""
     command = [sys.executable, f"scripts/{script}", *map(str, words), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
@@ -41,13 +40,8 @@ def serving(script: str, *words: object) -> Iterator[tuple[subprocess.Popen, str
                 return
         raise AssertionError(f"no page: {''.join(lines)}")
     finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGINT)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            raise
+        server.terminate()
+        server.wait(30)
 
 
 @contextmanager

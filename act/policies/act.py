@@ -17,7 +17,7 @@ Where this differs from the published code:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -229,7 +229,7 @@ class ACTPolicy(Policy):
         """Of the last decoder layer's queries to the memory, mean over actions and heads; vectors take the rest."""
         if self.vision is None:
             return {}
-        cross = self.decoder.layers[-1].cross_attention
+        cross: Any = self.decoder.layers[-1].cross_attention
         inputs: list[tuple[Tensor, ...]] = []
         hook = cross.register_forward_pre_hook(lambda _, given: inputs.append(given))
         try:

@@ -48,7 +48,7 @@ class Attention(nn.Module):
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """How much each query attends to each key, (B, heads, Q, K); a row sums to 1. To look at, not to compute with."""
+        """How much each query attends to each key, (B, heads, Q, K); rows sum to 1. To look at, not to compute with."""
         q, k = (
             rearrange(linear(x), "b l (h d) -> b h l d", h=self.n_heads).float()
             for linear, x in ((self.query, query), (self.key, key))

@@ -1,7 +1,7 @@
 """From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import huggingface_hub
@@ -116,7 +116,8 @@ class CameraEncoder(nn.Module):
         """camera → (B, K, 2) places x, y of the keypoints, from -1 to 1 across the frame; empty without keypoints."""
         found = {}
         for i, group, maps in self._maps(images) if self.keypoints else ():
-            places = rearrange(self.keypoints[i].find(maps[0]), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
+            keypoints: Any = self.keypoints[i]
+            places = rearrange(keypoints.find(maps[0]), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
             found |= dict(zip(group, places.flip(-1), strict=True))
         return found
 
@@ -128,14 +129,16 @@ class CameraEncoder(nn.Module):
             start += h * w
         return maps
 
-    def _maps(self, images: Mapping[str, Tensor]) -> Iterator[tuple[int, list[str], list[Tensor]]]:
+    def _maps(self, images: Mapping[str, Tensor]) -> list[tuple[int, list[str], list[Tensor]]]:
         """For each call of a backbone: its number, its n cameras, and feature maps [(n · B, C, h, w), …]."""
         self._check(images)
+        found = []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             frames = torch.cat([images[name] for name in group])
             # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
             x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
-            yield i, group, self.backbones[i](x)
+            found.append((i, group, self.backbones[i](x)))
+        return found
 
     def _check(self, images: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
