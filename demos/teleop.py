@@ -115,7 +115,6 @@ class TeleopAgent:
 
     def __init__(self, helper: Agent | None = None, helps: Sequence[str] = ()):
         self.helper, self.helps = helper, tuple(helps)
-        self.helper_waits = False
         # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
         self.followers = {arm: Follower(BimanualIK(max_steps=12, unroll=0.01), arm) for arm in ARMS}
         self.latencies: deque[float] = deque(maxlen=10_000)
@@ -195,6 +194,7 @@ class TeleopAgent:
             self._opening[arm] = float(np.clip(opening, 0.0, 1.0))
 
     def _begin(self) -> None:
+        self.helper_waits = False
         self.human = self._in_charge = self.helper is None or bool(self.helps)
         self._action, self._wished_at = HOME_ACTION.copy(), None
         self._wish_to_stay()

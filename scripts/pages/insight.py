@@ -1,0 +1,119 @@
+"""What a policy makes of an episode: its chunk at any step, where it looks, its latents."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageColor
+
+from act.policies import Batch, Observation, Policy
+from demos.episode import Episode
+from scripts.pages.stage import PICTURE_WIDTH
+
+Overlay = Literal["none", "attention", "keypoints"]
+DEMONSTRATED, PREDICTED = "#268b5c", "#e06a1a"
+LATENT_STARTS = 8  # chunks of an episode whose latents are averaged
+DOT = 3  # pixels around a keypoint
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    return red, green, blue
+
+
+class Insight:
+    """A policy that looks at episodes.
+
+    Args:
+        policy: in evaluation mode, on the CPU.
+    """
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    def predict(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> np.ndarray:
+        """The chunk that it would execute at step t, (k, J); `seen` are the pictures then."""
+        with torch.inference_mode():
+            return self.policy.predict(self._observation(episode, t, seen))[0].numpy()
+
+    def overlaid(self, episode: Episode, t: int, seen: dict[str, np.ndarray], what: Overlay) -> dict[str, np.ndarray]:
+        """The pictures, (H, W, 3) uint8 each, enlarged, with what the policy sees in them."""
+        if what == "none":
+            return seen
+        with torch.inference_mode():
+            observation = self._observation(episode, t, seen)
+            maps = self.policy.attention(observation) if what == "attention" else {}
+            points = self.policy.keypoints(observation) if what == "keypoints" else {}
+        pictures = {name: _enlarged(picture) for name, picture in seen.items()}
+        pictures |= {name: _heated(pictures[name], heat[0].numpy()) for name, heat in maps.items()}
+        return pictures | {name: _dotted(pictures[name], places[0].numpy()) for name, places in points.items()}
+
+    def latents(self, episodes: Sequence[Episode]) -> np.ndarray | None:
+        """The mean latent of each episode along the two directions in which they differ most, (n, 2), if it has one."""
+        means = []
+        for episode in episodes:
+            latent = self.policy.latent(self._chunks(episode))
+            if latent is None:
+                return None
+            means.append(latent.mean(dim=0).numpy())
+        centred = np.stack(means) - np.mean(means, axis=0)
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
+        directions = np.vstack([directions, np.zeros((2, centred.shape[1]))])[:2]  # a single episode has none
+        return centred @ directions.T
+
+    def _observation(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> Observation:
+        poses = episode.env_state
+        return Observation(
+            torch.from_numpy(episode.qpos[t : t + 1]),
+            {name: torch.from_numpy(seen[name])[None] for name in self.policy.cameras},
+            torch.from_numpy(poses[t : t + 1]) if self.policy.uses_env_state and poses is not None else None,
+        )
+
+    def _chunks(self, episode: Episode) -> Batch:
+        """Chunks of demonstrated actions, at equal distances."""
+        k, last = self.policy.chunk_size, episode.length - 1
+        starts = np.linspace(0, max(0, episode.length - k), LATENT_STARTS).astype(int)
+        steps = starts[:, None] + np.arange(k)  # (B, k)
+        targets = episode.action if episode.expert_action is None else episode.expert_action
+        return Batch(
+            Observation(torch.from_numpy(episode.qpos[starts])),
+            torch.from_numpy(targets[np.minimum(steps, last)]),
+            torch.from_numpy(steps > last),
+        )
+
+
+def latent_plot(places: np.ndarray, chosen: int) -> np.ndarray:
+    """A picture of all episodes' latents (n, 2), (H, W, 3) uint8; the chosen one stands out."""
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes.scatter(*places.T, s=16, color="#2b6cb0", alpha=0.6)
+    axes.scatter(*places[chosen], s=60, color=PREDICTED)
+    axes.set_aspect("equal", "datalim")
+    axes.grid(alpha=0.25)
+    axes.tick_params(labelsize=7)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    times = -(-2 * PICTURE_WIDTH // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    fine = Image.fromarray(heat / heat.max()).resize((width, height), Image.Resampling.BICUBIC)
+    colours = 255 * matplotlib.colormaps["inferno"](np.asarray(fine).clip(0, 1))[..., :3]
+    return (0.45 * picture + 0.55 * colours).astype(np.uint8)
+
+
+def _dotted(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Dots at (K, 2) places x, y from -1 to 1."""
+    height, width = picture.shape[:2]
+    for x, y in ((places + 1) / 2 * (width - 1, height - 1)).round().astype(int):
+        picture[max(0, y - DOT) : y + DOT + 1, max(0, x - DOT) : x + DOT + 1] = rgb(PREDICTED)
+    return picture

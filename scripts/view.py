@@ -1,0 +1,133 @@
+"""Look at episodes in a browser: in 3-D, with pictures, joints and stages, and what a policy makes of them.
+
+    python scripts/view.py data/transfer_cube                           # a folder, or one file of it
+    python scripts/view.py data/transfer_cube --checkpoint runs/cube    # predicted chunks, attention, keypoints, z
+    python scripts/view.py results.json                                 # of scripts/rollout.py: acts it again
+
+The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from act.agent import PolicyAgent
+from act.checkpoint import find_checkpoint, load_policy
+from act.errors import ConfigError
+from act.policies import Policy
+from demos.episode import Episode, check_dataset, find_episodes
+from demos.record import spec_of
+from demos.writer import EpisodeWriter
+from envs.rollout import make_vector_env, rollout
+from scripts import rollout as rollout_script
+from scripts.common import run
+from scripts.pages.insight import Insight
+from scripts.pages.stage import Stage
+from scripts.pages.viewer import Source, ViewerPage, world_of
+
+
+@dataclass(frozen=True)
+class Args:
+    """Look at episodes in a browser: in 3-D, with pictures, joints and stages, and what a policy makes of them."""
+
+    what: Positional[Path]
+    """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
+    checkpoint: Path | None = None
+    """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Everybody who reaches it can look."""
+    port: int = 8081
+    """Port to listen on."""
+
+
+def main(args: Args) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = args.checkpoint
+        if args.what.suffix == ".json":
+            settings, rows = _read_results(args.what)
+            checkpoint = checkpoint or Path(settings["checkpoint"])
+            acted = _Acted(settings, Path(folder))
+            sources = [Source(_label(row), partial(acted, int(row["seed"]))) for row in rows]
+        else:
+            paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
+            check_dataset(paths)
+            sources = [Source(path.stem, partial(Episode, path)) for path in paths]
+        first = sources[0].load()
+        env, insight, latents = world_of(first), None, None
+        if checkpoint is not None:
+            insight = Insight(load_policy(find_checkpoint(checkpoint), torch.device("cpu")))
+            _check_shows(insight.policy, first)
+            if args.what.suffix != ".json":  # a rollout is no demonstration: it has no latent
+                latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
+        stage = Stage(None if env is None else env.model, args.host, args.port, "Episodes")
+        try:
+            page = ViewerPage(stage, sources, env, insight, latents)
+            print(f"open {stage.url} in a browser; Ctrl-C ends", flush=True)
+            page.run()
+        finally:
+            stage.close()
+
+
+def _check_shows(policy: Policy, episode: Episode) -> None:
+    """ConfigError where the policy cannot look at the episode."""
+    spec = episode.spec
+    sizes = {name: spec.cameras.get(name) for name in policy.cameras}
+    wanted = {name: policy.spec.cameras[name] for name in policy.cameras}
+    if sizes != wanted or spec.joint_names != policy.spec.joint_names:
+        raise ConfigError(
+            f"{episode.path} does not go with the policy: {'; '.join(spec.differences(policy.spec))} "
+            "(here: in the file, there: in the checkpoint)"
+        )
+
+
+def _read_results(path: Path) -> tuple[dict, Sequence[dict]]:
+    try:
+        results = json.loads(path.read_text())
+        return results["settings"], results["episodes"]
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; scripts/rollout.py --json writes one") from error
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is not what scripts/rollout.py writes with --json") from error
+
+
+def _label(row: dict) -> str:
+    return f"seed {row['seed']}: {'success' if row['success'] else 'failure'}, stage {row['highest_stage']}"
+
+
+class _Acted:
+    """The episodes of a rollout, acted again when they are asked for: the same policy, settings and seed."""
+
+    def __init__(self, settings: dict, folder: Path):
+        self._folder, self._settings = folder, settings
+        known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "num_envs")}
+        args = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known)
+        policy = load_policy(find_checkpoint(args.checkpoint), torch.device("cpu"))
+        self._agent = PolicyAgent(policy, rollout_script.executor_for(args, policy))
+        cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
+        self._venv = make_vector_env(settings["env_id"], cameras=cameras, horizon=args.horizon)
+
+    def __call__(self, seed: int) -> Episode:
+        path = self._folder / f"seed_{seed}.hdf5"
+        if path.exists():
+            return Episode(path)
+        spec = spec_of(self._venv.envs[0])  # pyright: ignore[reportAttributeAccessIssue] - one environment, here
+        with EpisodeWriter(path, spec, seed=seed, expert="policy") as writer:
+            steps = rollout(self._venv, self._agent, [seed], always_look=True)
+            for step in tqdm(steps, f"acting seed {seed} again", self._settings["horizon"], leave=False):
+                writer.append(
+                    {name: value[0] for name, value in step.observation.items()}, step.action[0], step.reward[0]
+                )
+                if step.last:
+                    writer.close(bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0]))
+        return Episode(path)
+
+
+if __name__ == "__main__":
+    run(main, Args)
