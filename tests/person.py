@@ -109,12 +109,30 @@ class Person:
             key = next(key for key, move in MOVES[arm].items() if move[axis] * way > 0) if times else ""
             self.press(*[key.lower()] * times)
 
-    def settle(self, arm: str, goal: np.ndarray, within: float = 0.004, seconds: float = 10.0) -> None:
-        """Waits until an arm's tool stands within so many m of a place."""
-        ends = time.monotonic() + seconds
-        while (miss := np.linalg.norm(self.place(f"{arm} tool") - goal)) > within:
-            assert time.monotonic() < ends, f"the {arm} tool stays {1e3 * miss:.0f} mm from {goal}"
-            time.sleep(0.05)
+    def go(self, arm: str, goal: np.ndarray, within: float = 0.005) -> None:
+        """Leads an arm's tool by keys to within so many m of a place."""
+        for _ in range(8):
+            self.shift(arm, goal - self.still(arm), 0.005)
+            if np.linalg.norm(goal - self.still(arm)) < within:
+                return
+        raise AssertionError(f"the {arm} tool does not get from {self.place(f'{arm} tool')} to {goal}")
+
+    def still(self, arm: str) -> np.ndarray:
+        """Where an arm's tool is once it stands still."""
+        time.sleep(0.3)  # it starts, and the page says so
+        before = self.place(f"{arm} tool")
+        for _ in range(40):
+            time.sleep(0.25)
+            if np.linalg.norm((now := self.place(f"{arm} tool")) - before) < 1e-3:
+                return now
+            before = now
+        raise AssertionError(f"the {arm} tool does not come to rest")
+
+    def grip(self, arm: str, closed: bool) -> None:
+        row = self.page.get_by_text(f"{arm} gripper", exact=True).locator("xpath=ancestor::*[.//input][1]")
+        if (float(row.locator("input:visible").last.input_value()) < 0.5) != closed:
+            self.press({"left": "b", "right": "n"}[arm])
+        time.sleep(0.5)
 
     def drag(self, start: np.ndarray, end: np.ndarray, steps: int = 10) -> None:
         """Drags with the mouse from one place in the scene, (3,) m, to another."""
@@ -138,47 +156,35 @@ class Person:
         return canvas["x"] + canvas["width"] / 2 + focal * x / z, canvas["y"] + canvas["height"] / 2 - focal * y / z
 
 
-def hand_over_the_cube(person: Person, helped: str = "") -> None:
-    """Transfer cube, from a scene that waits to strict success; the scripted expert, if it helps, is the left arm."""
-    step = 0.005
-    person.sees("waiting, seed")
-    cube = person.place("cube")
-    home = {arm: person.place(f"{arm} tool") for arm in ("left", "right")}
+def hand_over_the_cube(person: Person, helped: bool = False) -> None:
+    """Transfer cube, from wherever the cube lies on the table to strict success.
+
+    Args:
+        helped: the scripted expert is the left arm, and waits.
+    """
     meeting = np.array([0.0, 0.5, 0.25])
-    at = dict(home)
-
-    def go(arm: str, goal: np.ndarray, within: float = 0.005) -> None:
-        person.shift(arm, goal - at[arm], step)
-        at[arm] = at[arm] + np.round((goal - at[arm]) / step) * step
-        person.settle(arm, at[arm], within)
-
-    person.press("p")
-    person.sees("recording, seed")
-    if helped:
-        person.press("o")  # wait
-    grasp = np.array([cube[0], cube[1], 0.035])
-    person.press("8", "n")  # the right tool points down, its gripper opens
-    go("right", grasp + [0, 0, 0.10], within=0.02)
+    person.press("8")  # the right tool points down
+    person.grip("right", closed=False)
     if not helped:
-        person.press("3", "b")  # the left tool turns sideways
-        go("left", meeting + [-0.12, 0, -0.015], within=0.02)
-    go("right", grasp)
-    person.press("n")
+        person.press("3")  # the left tool turns sideways
+        person.grip("left", closed=False)
+        person.go("left", meeting + [-0.15, 0, -0.015], within=0.02)
+    grasp = person.place("cube") * [1, 1, 0] + [0, 0, 0.035]
+    person.go("right", grasp + [0, 0, 0.10], within=0.01)
+    person.go("right", grasp)
+    person.grip("right", closed=True)
     person.sees("✔ right touches")
-    time.sleep(0.4)
-    go("right", grasp + [0, 0, 0.10], within=0.02)
-    go("right", meeting)
+    person.go("right", grasp + [0, 0, 0.10], within=0.03)
+    person.go("right", meeting)
     if helped:
         person.press("o")  # go on
         person.sees("✔ left touches")
         time.sleep(0.4)
         person.press("o")  # wait
     else:
-        go("left", meeting + [0, 0, -0.015])
-        person.press("b")
+        person.go("left", meeting + [0, 0, -0.015])
+        person.grip("left", closed=True)
         person.sees("✔ left touches")
-        time.sleep(0.5)
-    person.press("n")
-    time.sleep(0.5)
-    go("right", meeting + [0.1, 0, 0.05], within=0.02)
+    person.grip("right", closed=False)
+    person.go("right", meeting + [0.1, 0, 0.05], within=0.02)
     person.sees("strict success: reached")
