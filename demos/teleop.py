@@ -1,7 +1,7 @@
 """Teleoperation: where a person wants the tools goes in, joint targets come out: an agent like any other.
 
-A person moves a wish, not an arm. The command follows the wish along a straight line at bounded speed and acceleration,
-and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a singular pose
+A person moves a wish, not an arm. The command follows the wish on a nearly straight line at bounded speed and
+acceleration, and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a singular pose
 makes the arm slow, or stops it, but never makes it jump.
 
 A helper, any other agent, may share the work: an expert that moves one arm while a person moves the other, or a policy

@@ -1,0 +1,322 @@
+"""Laws of teleoperation: commands never jump, helpers and people share the work, what is saved is whole."""
+
+import time
+from threading import Thread
+
+import h5py
+import numpy as np
+import pytest
+
+from demos.episode import Episode, find_episodes
+from demos.experts import ScriptedExpert
+from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
+from demos.replay import replay
+from demos.session import FIRST_SEED, Pace, Session
+from demos.spec import EpisodeError
+from demos.teleop import ACCELERATION, GRASP_POSES, JOINT_SPEED, SPEED, TeleopAgent
+from envs.aloha import ARM_JOINTS, ARMS, FPS, HOME_ACTION
+from envs.rollout import make_vector_env
+
+TASK = "BimanualTransferCube-v0"
+CAMERAS = {"top": (12, 16)}
+BLIND = {"qpos": HOME_ACTION[None]}
+RIGHT = slice(7, 14)
+
+
+def act(agent: TeleopAgent, steps: int) -> np.ndarray:
+    """(steps, 14) commands."""
+    return np.concatenate([agent(BLIND) for _ in range(steps)])
+
+
+@pytest.fixture(scope="module")
+def ik() -> BimanualIK:
+    return BimanualIK()
+
+
+# ----------------------------------------------------------------------------------------------------------- following
+
+
+def test_commands_never_jump_whatever_is_wished(ik):
+    rng, agent, commands = np.random.default_rng(0), TeleopAgent(), [HOME_ACTION]
+    for _ in range(30):
+        for arm in ARMS:
+            pose = quaternion_matrix(GRASP_POSES[rng.choice(list(GRASP_POSES))][arm])
+            agent.move(
+                arm, rng.uniform((-0.9, -0.2, -0.3), (0.9, 1.2, 0.9)), rotation_matrix(rng.normal(0, 1, 3)) @ pose
+            )
+            agent.grip(arm, rng.uniform(-1, 2))
+        commands += list(act(agent, 40))
+    change = np.abs(np.diff(commands, axis=0)) * FPS
+    assert np.delete(change, [6, 13], axis=1).max() <= JOINT_SPEED * 1.001
+    for side, arm in enumerate(ARMS):
+        joints = np.array(commands)[:, 7 * side : 7 * side + 6].astype(np.float64)
+        limits = np.stack([ik.model.joint(f"{arm}_{name}").range for name in ARM_JOINTS])
+        assert (joints >= limits[:, 0] - 1e-6).all()
+        assert (joints <= limits[:, 1] + 1e-6).all()
+
+
+def test_a_tool_goes_nearly_straight_to_its_wish_at_bounded_speed_and_acceleration(ik):
+    agent = TeleopAgent()
+    start, rotation, _ = agent.wish("right")
+    goal = start + [-0.05, 0.08, -0.12]
+    agent.move("right", goal, rotation)
+    commands = act(agent, 80)
+    path = np.stack([start] + [ik.forward("right", command[7:13].astype(float))[0] for command in commands])
+    velocity = np.diff(path, axis=0) * FPS
+    assert np.linalg.norm(velocity, axis=1).max() < 1.05 * SPEED
+    assert np.linalg.norm(np.diff(velocity, axis=0), axis=1).max() * FPS < 1.2 * ACCELERATION
+    np.testing.assert_allclose(path[-1], goal, atol=1e-3)
+    direction = (goal - start) / np.linalg.norm(goal - start)
+    aside = (path - start) - np.outer((path - start) @ direction, direction)
+    assert np.linalg.norm(aside, axis=1).max() < 5e-3
+    assert not agent.followers["right"].out_of_reach
+    np.testing.assert_array_equal(commands[:, :7], np.tile(HOME_ACTION[:7], (80, 1)))  # the other arm stays
+
+
+def test_what_is_out_of_reach_is_told_and_left_again(ik):
+    agent = TeleopAgent()
+    start, rotation, _ = agent.wish("left")
+    follower = agent.followers["left"]
+    agent.move("left", np.array([0.9, 0.5, 0.3]), rotation)
+    act(agent, 150)
+    assert follower.out_of_reach
+    assert follower.distance > 0.2
+    agent.move("left", start, rotation)
+    act(agent, 150)
+    assert not follower.out_of_reach
+    np.testing.assert_allclose(ik.forward("left", follower.joints)[0], start, atol=2e-3)
+
+
+def test_an_arm_tells_which_joints_stand_at_their_limit():
+    agent = TeleopAgent()
+    position, rotation, _ = agent.wish("left")
+    agent.move("left", position, rotation_matrix(np.array([0.0, -3.0, 0.0])) @ rotation)
+    act(agent, 200)
+    assert "wrist_angle" in agent.followers["left"].at_limit
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_tool_turned_down_on_its_way_leaves_the_forearm_unrolled(arm, ik):
+    """Else demonstrations have two modes: the wrist of a level tool is stretched, where forearm and wrist can trade."""
+    for place in ((0.05, 0.45, 0.1), (0.2, 0.6, 0.05), (0.0, 0.4, 0.05)):
+        agent = TeleopAgent()
+        position = np.array(place) * [1 if arm == "right" else -1, 1, 1]
+        down = quaternion_matrix(GRASP_POSES["down"][arm])
+        agent.move(arm, position, down)
+        act(agent, 150)
+        joints = agent.followers[arm].joints
+        at, facing = ik.forward(arm, joints)
+        np.testing.assert_allclose(at, position, atol=1e-3)
+        assert np.linalg.norm(rotation_vector(down @ facing.T)) < 0.01
+        assert abs(joints[3]) < 0.1
+
+
+def test_wishes_stay_above_the_table():
+    agent = TeleopAgent()
+    _, rotation, _ = agent.wish("left")
+    agent.move("left", np.array([-0.1, 0.5, -0.2]), rotation)
+    assert agent.wish("left")[0][2] > 0
+
+
+def test_latency_is_counted_from_the_wish_to_the_next_command():
+    agent = TeleopAgent()
+    agent.nudge("left", np.array([0.01, 0, 0]))
+    time.sleep(0.02)
+    agent.nudge("left", np.array([0.01, 0, 0]))  # the first of them counts
+    act(agent, 2)
+    assert len(agent.latencies) == 1
+    assert 0.02 <= agent.latencies[0] < 0.2
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+class Sweep:
+    """A helper whose commands tell how often it was asked."""
+
+    cameras = ("top",)
+
+    def reset(self, seeds, observation):
+        self.t = 0
+
+    def looks(self):
+        return True
+
+    def __call__(self, observation):
+        self.t += 1
+        return (HOME_ACTION + np.float32(0.001 * self.t))[None]
+
+
+def test_a_helper_moves_its_arm_and_waits_when_told():
+    agent = TeleopAgent(Sweep(), ("left",))
+    agent.reset([0], BLIND)
+    assert agent.steers == ("right",)
+    assert agent.human
+    np.testing.assert_allclose(act(agent, 3)[:, 0], HOME_ACTION[0] + [0.001, 0.002, 0.003], atol=1e-6)
+    agent.helper_waits = True
+    np.testing.assert_allclose(act(agent, 3)[:, 0], HOME_ACTION[0] + 0.003, atol=1e-6)
+    agent.helper_waits = False
+    commands = act(agent, 1)
+    np.testing.assert_allclose(commands[:, 0], HOME_ACTION[0] + 0.004, atol=1e-6)
+    np.testing.assert_array_equal(commands[0, RIGHT], HOME_ACTION[RIGHT])
+    assert agent.human
+
+
+def test_taking_over_begins_where_the_policy_was_and_is_told():
+    agent = TeleopAgent(Sweep())
+    agent.reset([0], BLIND)
+    assert agent.looks()
+    before = act(agent, 50)
+    assert not agent.human
+    np.testing.assert_allclose(before[-1], HOME_ACTION + 0.05, atol=1e-6)
+    agent.take_over()
+    after = act(agent, 20)
+    assert agent.human
+    assert not agent.looks()
+    np.testing.assert_allclose(after, np.tile(before[-1], (20, 1)), atol=1e-4)  # nobody wished for anything yet
+    agent.reset([1], BLIND)
+    assert not agent.human
+
+
+# -------------------------------------------------------------------------------------------------------------- session
+
+
+def run(session: Session, *script: tuple[object, str], until: float = 60.0) -> list[str]:
+    """Runs a session and asks for things: each request once its condition, a step or a state, is met. Tells states."""
+    asked, states, ends = iter(script), [], time.monotonic() + until
+    wanted = next(asked)
+
+    def show(session: Session) -> None:
+        nonlocal wanted
+        assert time.monotonic() < ends, f"still waiting for {wanted} in {session.state} at step {session.t}"
+        states.append(session.state)
+        while wanted is not None and wanted[0] in (session.state, session.t):
+            session.ask(wanted[1])  # pyright: ignore[reportArgumentType]
+            wanted = next(asked, None)
+            break
+
+    session.run(show)
+    return states
+
+
+def make_session(folder, horizon: int = 200, **settings) -> Session:
+    return Session(TASK, CAMERAS, TeleopAgent(), folder, horizon=horizon, **settings)
+
+
+def test_a_saved_episode_is_whole_and_replays(tmp_path):
+    session = make_session(tmp_path, attributes={"assist": "nobody"})
+    run(session, ("waiting", "start"), (20, "save"), ("waiting", "quit"))
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    assert episode.length == 20
+    assert episode.seed == FIRST_SEED
+    assert episode.expert == "teleop"
+    assert episode.attributes["assist"] == "nobody"
+    assert episode.human is not None
+    assert episode.human.all()
+    assert 20 < episode.attributes["rate_hz"] <= 51
+    assert episode.attributes["late_steps"] >= 0
+    assert replay(episode).qpos_difference == 0
+
+
+def test_only_what_is_saved_is_on_the_disk(tmp_path):
+    session = make_session(tmp_path)
+    run(
+        session,
+        *(("waiting", "start"), (3, "discard")),  # the same seed waits
+        *(("waiting", "start"), (4, "again"), (6, "next")),  # the same seed at once; then the next
+        *(("waiting", "start"), (5, "save")),
+        ("waiting", "quit"),
+    )
+    episodes = [Episode(path) for path in find_episodes(tmp_path)]
+    seeds = [episode.seed for episode in episodes]
+    assert seeds == [FIRST_SEED + 1]
+    assert episodes[0].length == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["episode_0.hdf5"]
+    assert session.seed == FIRST_SEED + 2
+
+
+def test_a_session_goes_on_behind_the_last_episode(tmp_path):
+    run(make_session(tmp_path, seed=7), ("waiting", "start"), (2, "save"), ("waiting", "quit"))
+    run(make_session(tmp_path), ("waiting", "start"), (2, "save"), ("waiting", "quit"))
+    assert [Episode(path).seed for path in find_episodes(tmp_path)] == [7, 8]
+    with pytest.raises(EpisodeError, match=r"camera top is 12x16 here, 24x32 there\. Ask for the"):
+        Session(TASK, {"top": (24, 32)}, TeleopAgent(), tmp_path, horizon=9)
+
+
+def test_a_pause_stops_time_but_not_the_episode(tmp_path):
+    session = make_session(tmp_path)
+    states = run(
+        session,
+        *(("waiting", "start"), (5, "pause"), ("paused", "pause"), ("paused", "start"), (10, "save")),
+        ("waiting", "quit"),
+    )
+    assert "paused" in states
+    assert Episode(tmp_path / "episode_0.hdf5").length == 10
+
+
+def test_an_episode_that_is_full_waits_to_be_saved(tmp_path):
+    session = make_session(tmp_path, horizon=6)
+    run(session, ("waiting", "start"), ("paused", "start"), ("paused", "save"), ("waiting", "quit"))
+    assert Episode(tmp_path / "episode_0.hdf5").length == 6
+
+
+def test_quitting_in_the_middle_leaves_nothing(tmp_path):
+    run(make_session(tmp_path), ("waiting", "start"), (5, "quit"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pace_is_real_time_and_counts_what_is_late():
+    pace = Pace()
+    for step in range(10):
+        time.sleep(0.05 if step == 4 else 0.001)
+        pace.wait()
+    assert pace.steps == 10
+    assert pace.late >= 1
+    assert 0.19 < pace.seconds < 0.5
+
+
+def test_an_expert_helps_through_the_rollout_loop(tmp_path):
+    """The left arm's commands are the scripted expert's, step for step."""
+    agent = TeleopAgent(ScriptedExpert(TASK), ("left",))
+    session = Session(TASK, CAMERAS, agent, tmp_path, seed=3, horizon=60)
+    run(session, ("waiting", "start"), (30, "save"), ("waiting", "quit"))
+    venv, expert = make_vector_env(TASK), ScriptedExpert(TASK)
+    observation, _ = venv.reset(seed=[3])
+    commands, _ = expert.commands(3, observation["env_state"][0])
+    venv.close()
+    np.testing.assert_array_equal(Episode(tmp_path / "episode_0.hdf5").action[:, :7], commands[:30, :7])
+
+
+def test_requests_may_come_from_any_thread(tmp_path):
+    session = make_session(tmp_path)
+    thread = Thread(target=session.run, args=(lambda _: None,))
+    thread.start()
+    for request in ("start", "pause", "save", "quit"):
+        session.ask(request)
+        time.sleep(0.3)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert session.saved == 1
+
+
+def test_the_mark_of_human_steps_survives_the_file(tmp_path):
+    agent = TeleopAgent(Sweep())
+    session = Session(TASK, CAMERAS, agent, tmp_path, horizon=60)
+
+    def show(session: Session) -> None:
+        if session.state == "waiting":
+            session.ask("quit" if session.saved else "start")
+        elif session.t == 12:
+            agent.take_over()
+        elif session.t == 20:
+            session.ask("save")
+
+    session.run(show)
+    episode = Episode(tmp_path / "episode_0.hdf5")
+    assert episode.human is not None
+    np.testing.assert_array_equal(episode.human, np.arange(20) >= 12)
+    with h5py.File(tmp_path / "episode_0.hdf5", "a") as file:
+        del file["human"]
+        file["human"] = np.zeros(20)
+    with pytest.raises(EpisodeError, match="/human has dtype float64; it must be bool"):
+        Episode(tmp_path / "episode_0.hdf5")
