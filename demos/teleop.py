@@ -1,8 +1,8 @@
 """Teleoperation: where a person wants the tools goes in, joint targets come out: an agent like any other.
 
 A person moves a wish, not an arm. The command follows the wish on a nearly straight line at bounded speed and
-acceleration, and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a singular pose
-makes the arm slow, or stops it, but never makes it jump.
+acceleration, and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a
+singular pose makes the arm slow, or stops it, but never makes it jump.
 
 A helper, any other agent, may share the work: an expert that moves one arm while a person moves the other, or a policy
 that moves both until a person takes over (DAgger with a human gate: Kelly et al. 2019, arXiv 1810.02890).
