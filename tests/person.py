@@ -42,6 +42,8 @@ def serving(script: str, *words: object) -> Iterator[tuple[subprocess.Popen, str
     finally:
         server.terminate()
         server.wait(30)
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 @contextmanager
@@ -58,12 +60,16 @@ def browser() -> Iterator:
 
 
 class Person:
-    """Opens a page in a tab of its own, reads it, and acts on it."""
+    """Opens a page in a tab of its own, reads it, and acts on it.
 
-    def __init__(self, chromium, url: str, size: tuple[int, int] = (1280, 800)):
+    Args:
+        sees: what the page shows when it is ready.
+    """
+
+    def __init__(self, chromium, url: str, sees: str = "What is recorded", size: tuple[int, int] = (900, 650)):
         self.page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
         self.page.goto(url)
-        self.sees("Reward stage")
+        self.sees(sees)
 
     # ---------------------------------------------------------------------------------------------------------- eyes
 
@@ -94,13 +100,21 @@ class Person:
         self.page.get_by_role("button", name=label, exact=True).click()
         self.page.evaluate("document.activeElement.blur()")  # as a click on the empty scene does
 
-    def set_number(self, label: str, value: float) -> None:
+    def field(self, label: str):
+        """The field beside a label; of a slider, where its number stands."""
+        return (
+            self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]").locator("input:visible")
+        )
+
+    def enter(self, label: str, value: float) -> None:
         """Types a number beside a slider."""
-        row = self.page.get_by_text(label, exact=True).locator("xpath=ancestor::*[.//input][1]")
-        field = row.locator("input[inputmode]").first
-        field.fill(str(value))
-        field.press("Enter")
-        self.page.evaluate("document.activeElement.blur()")
+        self.field(label).last.fill(str(value))
+        self.field(label).last.press("Enter")
+
+    def choose(self, label: str, option: str) -> None:
+        """Picks from a list."""
+        self.field(label).first.click()
+        self.page.get_by_role("option", name=option, exact=True).click()
 
     def shift(self, arm: str, offset: np.ndarray, step: float) -> None:
         """Moves an arm's tool by about (3,) m with keys of `step` m."""
@@ -118,29 +132,38 @@ class Person:
         raise AssertionError(f"the {arm} tool does not get from {self.place(f'{arm} tool')} to {goal}")
 
     def still(self, arm: str) -> np.ndarray:
-        """Where an arm's tool is once it stands still."""
-        time.sleep(0.3)  # it starts, and the page says so
-        before = self.place(f"{arm} tool")
-        for _ in range(40):
-            time.sleep(0.25)
-            if np.linalg.norm((now := self.place(f"{arm} tool")) - before) < 1e-3:
-                return now
-            before = now
-        raise AssertionError(f"the {arm} tool does not come to rest")
+        """Where an arm's tool is once it stands still. What the page says may be old where the machine is busy, so the
+        time that counts is that of the page."""
+        words = rf"step (\d+) (?:.|\n)*{arm} tool: \(([^)]*)\)"
+        before, since = None, int(re.search(words, self.text())[1]) + 25  # pyright: ignore[reportOptionalSubscript]
+        ends = time.monotonic() + 30
+        while time.monotonic() < ends:
+            time.sleep(0.05)
+            step, numbers = re.search(words, self.text()).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            if int(step) >= since:
+                now = np.array([float(number) for number in numbers.split(",")])
+                if before is not None and np.linalg.norm(now - before) < 1e-3:
+                    return now
+                before, since = now, int(step) + 10
+        raise AssertionError(f"the {arm} tool does not come to rest:\n{self.text()}")
 
     def grip(self, arm: str, closed: bool) -> None:
-        row = self.page.get_by_text(f"{arm} gripper", exact=True).locator("xpath=ancestor::*[.//input][1]")
-        if (float(row.locator("input:visible").last.input_value()) < 0.5) != closed:
+        if (float(self.field(f"{arm} gripper").last.input_value()) < 0.5) != closed:
             self.press({"left": "b", "right": "n"}[arm])
         time.sleep(0.5)
 
     def drag(self, start: np.ndarray, end: np.ndarray, steps: int = 10) -> None:
         """Drags with the mouse from one place in the scene, (3,) m, to another."""
         points = [self.pixel(point) for point in (start, end)]
-        self.page.mouse.move(*points[0])
-        time.sleep(0.3)  # the gizmo has to notice the mouse
+        (x, y), end_at = points
+        for _ in range(4):  # the gizmo notices the mouse when the next frame is drawn
+            self.page.mouse.move(x + 1, y)
+            self.page.mouse.move(x, y)
+            time.sleep(0.4)
         self.page.mouse.down()
-        self.page.mouse.move(*points[1], steps=steps)
+        for share in np.linspace(0, 1, steps):
+            self.page.mouse.move(x + share * (end_at[0] - x), y + share * (end_at[1] - y))
+            time.sleep(0.05)
         self.page.mouse.up()
 
     def pixel(self, point: np.ndarray) -> tuple[float, float]:
