@@ -7,7 +7,7 @@ import torch
 from tiny import SPEC, as_real_robot, write_episodes
 
 import act.dataset
-from act.dataset import ChunkDataset, ShuffledStarts
+from act.dataset import ChunkDataset, LearnFrom, ShuffledStarts
 from act.errors import ConfigError
 from act.policies import Batch
 from demos.episode import Episode, find_episodes
@@ -157,3 +157,19 @@ def test_targets_are_what_the_expert_intended(tmp_path):
         file["expert_action"] = np.full((20, 14), 0.5, np.float32)
     batch = ChunkDataset(tmp_path, 6, cameras=(), val_fraction=0.0).gather(torch.tensor([3]))
     assert (batch.action == 0.5).all()
+
+
+def test_what_a_policy_did_before_it_was_corrected_is_not_learned(tmp_path):
+    first, second = find_episodes(write_episodes(tmp_path, lengths=[10, 12]))
+    with h5py.File(second, "a") as file:
+        file["human"] = np.arange(12) >= 7  # a policy, then a person
+    expected: dict[LearnFrom, list[int]] = {
+        "demonstrated": [*range(10), *range(17, 22)],
+        "human": list(range(17, 22)),
+        "all": list(range(22)),
+    }
+    for learn_from, starts in expected.items():
+        dataset = ChunkDataset(tmp_path, 4, val_fraction=0, learn_from=learn_from)
+        assert dataset.train.tolist() == starts
+    with pytest.raises(ConfigError, match=r"no step in .* to train on with --learn-from human"):
+        ChunkDataset([first], 4, learn_from="human")

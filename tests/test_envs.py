@@ -258,3 +258,18 @@ def test_a_bad_action_is_refused():
     env.reset(seed=0)
     with pytest.raises(envs.EnvError, match="an action is 14 finite numbers"):
         env.step(np.full(14, np.nan))
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_a_recorded_pose_is_put_back_as_it_was_observed(env_id):
+    env, expert = make(env_id), ScriptedExpert(env_id)
+    observation, _ = env.reset(seed=1)
+    commands, _ = expert.commands(1, observation["env_state"])
+    for action in commands[:150]:
+        observation, *_ = env.step(action)
+    bodies = env.data.xpos.copy()
+    env.reset(seed=2)
+    env.put(observation["qpos"], observation["env_state"])
+    np.testing.assert_allclose(env.data.xpos, bodies, atol=2e-3)  # fingers may have given way a little
+    env.put(observation["qpos"], None)
+    assert env.data.body(env.objects[0]).xpos[2] < -1

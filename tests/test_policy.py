@@ -225,6 +225,40 @@ def test_attention_equals_the_textbook():
     torch.testing.assert_close(attention(query, key, value), reference(query, key, value)[0])
 
 
+def test_attention_that_is_shown_is_the_one_that_is_computed():
+    torch.manual_seed(0)
+    attention = Attention(16, 4, dropout=0.0).eval()
+    query, key, value = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
+    weights = attention.weights(query, key)  # (2, 4, 5, 7)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 5))
+    values = attention.value(value).unflatten(-1, (4, 4)).transpose(1, 2)  # (2, 4, 7, 4)
+    answer = attention.out((weights @ values).transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(answer, attention(query, key, value))
+
+
+def test_a_policy_tells_where_it_looks_what_it_reads_off_and_its_latent():
+    policy, batch = make(replace(TINY, keypoints=5)).eval(), make_batch()
+    maps = policy.attention(batch.observation)
+    assert policy.vision is not None
+    grids = {name: (3, *grid) for name, grid in policy.vision.grids.items()}
+    assert {name: tuple(heat.shape) for name, heat in maps.items()} == grids
+    shares = torch.stack([heat.sum(dim=(1, 2)) for heat in maps.values()]).sum(dim=0)
+    assert ((shares > 0) & (shares < 1)).all()  # the rest goes to the vectors and the keypoints
+    places = policy.keypoints(batch.observation)
+    assert {name: tuple(found.shape) for name, found in places.items()} == dict.fromkeys(
+        THREE_CAMERAS.cameras, (3, 5, 2)
+    )
+    assert all(found.abs().max() <= 1 for found in places.values())
+    latent = policy.latent(batch)
+    assert latent is not None
+    assert latent.shape == (3, TINY.latent_dim)
+    losses = policy(batch)
+    assert losses["kl"] >= latent.square().sum(dim=1).mean() / 2  # the part of the KL that the mean alone makes
+    blind = make(BLIND).eval()
+    assert blind.attention(batch.observation) == blind.keypoints(batch.observation) == {}
+    assert make(replace(TINY, use_vae=False)).latent(batch) is None
+
+
 def test_sinusoids():
     table = sinusoid_1d(50, 8)
     assert table.shape == (50, 8)

@@ -20,7 +20,10 @@ def loaded_by(code: str) -> set[str]:
             "import envs.transfer_cube, envs.insertion, envs.results, envs.film",
             {"demos", "act", "scripts", "torch", "h5py"},
         ),
-        ("import demos.experts, demos.record, demos.replay", {"act", "scripts", "torch", "wandb"}),
+        (
+            "import demos.experts, demos.record, demos.replay, demos.session",
+            {"act", "scripts", "torch", "wandb", "viser"},
+        ),
         ("import demos.episode, demos.writer", {"envs", "mujoco", "gymnasium", "act", "torch"}),
         ("import act.train, act.agent, act.checkpoint", {"envs", "mujoco", "gymnasium", "scripts", "tyro"}),
     ],

@@ -120,6 +120,14 @@ def test_config_json_tells_every_setting(data, whole):
     assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
 
 
+def test_episodes_of_several_folders_are_learned_together(data, tmp_path, capsys):
+    more, out = write_episodes(tmp_path / "more", lengths=(20, 22), seeds=[90, 91]), tmp_path / "run"
+    both = ["--data", str(data), str(more)]
+    assert call(*both, *words(data, out, steps=2)[1:]) == 0
+    assert "from 5 episodes" in capsys.readouterr().out
+    assert RunFolder(out).settings()["data"] == [str(data), str(more)]  # pyright: ignore[reportOptionalSubscript]
+
+
 def test_a_constant_schedule_can_be_prolonged(data, tmp_path):
     short = words(data, tmp_path / "run", schedule="constant", steps=6, cameras="wrist")
     assert call(*short) == 0
