@@ -6,6 +6,8 @@
                         ▼  │  └──next─────► nothing; next seed, waiting
                        paused
 
+While nobody moves, a recording may be "thinking": time stands still, as in a pause, until somebody moves again.
+
 Somebody else shows it and passes on what the person asks for. An episode is on the disk when `save` has returned, and
 otherwise not at all; nothing depends on how fast the clock ran, since time in an episode is the number of steps.
 """
@@ -29,7 +31,7 @@ from envs.bimanual import BimanualEnv
 from envs.rollout import Step, look, make_vector_env, rollout
 
 Request = Literal["start", "pause", "save", "discard", "again", "next", "quit"]
-State = Literal["waiting", "recording", "paused"]
+State = Literal["waiting", "recording", "thinking", "paused"]
 LATE = 5e-3  # s after its time: what counts as a late step
 CATCH_UP = 5  # steps that may follow each other at once after a delay; what is longer is lost
 FIRST_SEED = 20_000  # among those of demonstrations, above what experts usually record
@@ -75,6 +77,9 @@ class Session:
         folder: of the episodes; those already there stay, and numbers and seeds go on behind them.
         seed: of the first episode; None: behind the folder's last one, `FIRST_SEED` in an empty folder.
         horizon: steps after which an episode can only be saved or given up.
+        patience: steps without motion after which time stops until somebody moves; 0: it never does. People stop to
+            think, and a policy without memory that imitates a stop may never go on. While the goal is being held, time
+            runs on.
         attributes: more root attributes for the files.
 
     Attributes:
@@ -103,9 +108,11 @@ class Session:
         *,
         seed: int | None = None,
         horizon: int,
+        patience: int = 0,
         attributes: Mapping[str, Any] | None = None,
     ):
         self.agent, self.folder, self.horizon, self.attributes = agent, folder, horizon, attributes
+        self.patience = patience
         self._venv = make_vector_env(env_id, cameras=dict(cameras), horizon=horizon)
         assert isinstance(self._venv, SyncVectorEnv)
         env = self._venv.envs[0].unwrapped
@@ -169,6 +176,8 @@ class Session:
                     request = "pause"
                 if request == "pause":
                     request = self._pause(show, step.last)
+                elif request is None:
+                    request = self._let_think(show)
                 if request == "save":
                     self._save(writer)
                 elif request == "discard":
@@ -193,6 +202,18 @@ class Session:
                 self.state = "recording"
                 self.pace.resume()
                 return request
+
+    def _let_think(self, show: Callable[["Session"], object]) -> Request | None:
+        """Time stops as long as nobody moves."""
+        request = None
+        while request is None and 0 < self.patience <= self.agent.still_steps and not self.env.holding:
+            self.state = "thinking"
+            show(self)
+            request = self._request(GLANCE / 4)
+        if self.state == "thinking":
+            self.state = "recording"
+            self.pace.resume()
+        return self._pause(show, full=False) if request == "pause" else request
 
     def _take_down(self, step: Step, writer: EpisodeWriter) -> None:
         self.observation = {name: value[0] for name, value in step.observation.items()}

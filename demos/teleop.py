@@ -24,6 +24,7 @@ SPEED, ACCELERATION = 0.5, 3.0  # of a tool: m/s, m/s²
 TURN_SPEED, TURN_ACCELERATION = 2.0, 12.0  # rad/s, rad/s²
 JOINT_SPEED = 2.5  # rad/s; the real arms turn at up to 3.1
 GRIPPER_SPEED = 4.0  # openings per second
+STILL = 1e-4  # rad, or openings, per step
 LOWEST = 0.005  # m: tools stay above the table
 NEAR_LIMIT = 0.02  # rad
 GRASP_POSES = {
@@ -108,9 +109,9 @@ class TeleopAgent:
 
     Attributes:
         human: whether a person moved an arm in the last step.
-        helper_waits: the helper of single arms stands still while this is true, so that nobody has to hurry.
+        still_steps: steps on end in which nothing moved and nobody wished for anything; 0 while a helper acts.
         followers: arm → what its command is doing.
-        latencies: seconds from a wish for a pose to the first command that heeds it; the latest thousands.
+        latencies: seconds from a wish to the first command that heeds it; the latest thousands.
     """
 
     def __init__(self, helper: Agent | None = None, helps: Sequence[str] = ()):
@@ -135,6 +136,15 @@ class TeleopAgent:
         """Whether a person moves all the arms that a person may move; else the helper moves both."""
         return self._in_charge
 
+    @property
+    def helper_waits(self) -> bool:
+        """The helper of single arms stands still while this is true, so that nobody has to hurry."""
+        return self._helper_waits
+
+    @helper_waits.setter
+    def helper_waits(self, waits: bool) -> None:
+        self._helper_waits, self.still_steps = waits, 0
+
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         if self.helper is not None:
             self.helper.reset(seeds, observation)
@@ -152,14 +162,16 @@ class TeleopAgent:
                 self.latencies.append(time.perf_counter() - self._wished_at)
             self._wished_at = None
         action = self._action.copy()
-        if self.helper is not None and not (self._in_charge and (not self.helps or self.helper_waits)):
-            helped = self.helps or ARMS
-            theirs = self.helper(observation)[0]
-            for arm in helped:
+        helper = None if self._in_charge and (not self.helps or self.helper_waits) else self.helper
+        if helper is not None:
+            theirs = helper(observation)[0]
+            for arm in self.helps or ARMS:
                 action[_SLICE[arm]] = theirs[_SLICE[arm]]
         for arm, wish in wishes.items():
             action[_SLICE[arm]] = self.followers[arm].step(*wish)
         with self._lock:
+            moves = helper is not None or self._wished_at is not None or np.abs(action - self._action).max() > STILL
+            self.still_steps = 0 if moves else self.still_steps + 1
             self._action, self.human = action, bool(wishes)
             if not wishes and not self._in_charge:
                 self._wish_to_stay()
@@ -168,7 +180,7 @@ class TeleopAgent:
     def take_over(self) -> None:
         """From the next step on a person moves both arms, from where the helper's last commands left them."""
         with self._lock:
-            self._in_charge = True
+            self._in_charge, self.still_steps = True, 0
 
     def wish(self, arm: str) -> tuple[np.ndarray, np.ndarray, float]:
         """Where an arm's tool is wanted: (3,) m, (3, 3), and the opening of its gripper."""
@@ -181,7 +193,7 @@ class TeleopAgent:
         with self._lock:
             position = np.array([*position[:2], max(LOWEST, position[2])])
             self._pose[arm] = position, np.array(rotation)
-            self._wished_at = self._wished_at or time.perf_counter()
+            self._wishes()
 
     def nudge(self, arm: str, offset: np.ndarray, turn: np.ndarray | None = None) -> None:
         """Shift a wish by (3,) m and turn it by an axis times an angle (3,) rad, both in the world frame."""
@@ -192,9 +204,13 @@ class TeleopAgent:
         """Wish for an opening of an arm's gripper, 0 closed … 1 open."""
         with self._lock:
             self._opening[arm] = float(np.clip(opening, 0.0, 1.0))
+            self._wishes()
+
+    def _wishes(self) -> None:
+        self.still_steps, self._wished_at = 0, self._wished_at or time.perf_counter()
 
     def _begin(self) -> None:
-        self.helper_waits = False
+        self._helper_waits, self.still_steps = False, 0
         self.human = self._in_charge = self.helper is None or bool(self.helps)
         self._action, self._wished_at = HOME_ACTION.copy(), None
         self._wish_to_stay()

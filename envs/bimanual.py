@@ -182,6 +182,11 @@ class BimanualEnv(gym.Env, ABC):
         self._show()
         return self._observe(), float(reward), False, self._t >= self.horizon, info
 
+    @property
+    def holding(self) -> bool:
+        """Whether the strict goal is met now, but not yet for as long as it must be."""
+        return 0 < self._held < self.HOLD_STEPS
+
     def put(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
         """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; None: no objects.
 

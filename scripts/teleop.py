@@ -41,6 +41,8 @@ class Args:
     """Seed of the first episode; default: behind the folder's last one, or 20,000."""
     horizon: int = 3000
     """The most steps of an episode; 3,000 are a minute."""
+    patience: int = 15
+    """Steps without motion after which time stops until you move again, since policies imitate pauses; 0: never."""
     host: str = "127.0.0.1"
     """Address to listen on. Everybody who reaches it can watch, and steer when nobody else does."""
     port: int = 8080
@@ -63,7 +65,8 @@ def main(args: Args) -> None:
         agent = TeleopAgent(ScriptedExpert(task) if helps else None, helps)
         if helps:
             attributes, helper = {"assist": args.assist}, "The scripted expert"
-    session = Session(task, cameras, agent, args.out, seed=args.seed, horizon=args.horizon, attributes=attributes)
+    settings = {"seed": args.seed, "horizon": args.horizon, "patience": args.patience}
+    session = Session(task, cameras, agent, args.out, attributes=attributes, **settings)
 
     from scripts.pages.stage import Stage
     from scripts.pages.teleop import TeleopPage

@@ -135,16 +135,20 @@ class Person:
         """Where an arm's tool is once it stands still. What the page says may be old where the machine is busy, so the
         time that counts is that of the page."""
         words = rf"step (\d+) (?:.|\n)*{arm} tool: \(([^)]*)\)"
-        before, since = None, int(re.search(words, self.text())[1]) + 25  # pyright: ignore[reportOptionalSubscript]
+        before, since, waits = None, None, 0
         ends = time.monotonic() + 30
         while time.monotonic() < ends:
-            time.sleep(0.05)
-            step, numbers = re.search(words, self.text()).groups()  # pyright: ignore[reportOptionalMemberAccess]
-            if int(step) >= since:
-                now = np.array([float(number) for number in numbers.split(",")])
+            text = self.text()
+            step, numbers = re.search(words, text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            now = np.array([float(number) for number in numbers.split(",")])
+            waits = waits + 1 if "time waits" in text else 0
+            if waits > 15:  # at least 0.75 s
+                return now
+            if since is None or int(step) >= since:
                 if before is not None and np.linalg.norm(now - before) < 1e-3:
                     return now
-                before, since = now, int(step) + 10
+                before, since = (None, int(step) + 25) if since is None else (now, int(step) + 10)
+            time.sleep(0.05)
         raise AssertionError(f"the {arm} tool does not come to rest:\n{self.text()}")
 
     def grip(self, arm: str, closed: bool) -> None:

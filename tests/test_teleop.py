@@ -155,7 +155,9 @@ def test_a_helper_moves_its_arm_and_waits_when_told():
     np.testing.assert_allclose(act(agent, 3)[:, 0], HOME_ACTION[0] + [0.001, 0.002, 0.003], atol=1e-6)
     agent.helper_waits = True
     np.testing.assert_allclose(act(agent, 3)[:, 0], HOME_ACTION[0] + 0.003, atol=1e-6)
+    assert agent.still_steps == 3
     agent.helper_waits = False
+    assert agent.still_steps == 0
     commands = act(agent, 1)
     np.testing.assert_allclose(commands[:, 0], HOME_ACTION[0] + 0.004, atol=1e-6)
     np.testing.assert_array_equal(commands[0, RIGHT], HOME_ACTION[RIGHT])
@@ -252,6 +254,36 @@ def test_a_pause_stops_time_but_not_the_episode(tmp_path):
     )
     assert "paused" in states
     assert Episode(tmp_path / "episode_0.hdf5").length == 10
+
+
+def test_time_waits_for_a_person_who_stands_still(tmp_path):
+    session = make_session(tmp_path, patience=4)
+    states, moved = [], False
+
+    def show(session: Session) -> None:
+        nonlocal moved
+        states.append(session.state)
+        if session.state == "waiting":
+            session.ask("quit" if session.saved else "start")
+        elif session.state == "thinking" and states.count("thinking") == 10:
+            session.agent.nudge("left", np.array([0.0, 0.0, 0.02]))
+            moved = True
+        elif session.state == "thinking" and moved:
+            session.ask("save")
+
+    session.run(show)
+    actions = Episode(tmp_path / "episode_0.hdf5").action
+    moving = np.abs(np.diff(actions, axis=0)).max(axis=1) > 1e-4
+    assert moving[:4].tolist() == [False, False, False, True]  # four steps, then it waits
+    assert moving[-5:].tolist() == [True, False, False, False, False]
+    assert states.count("thinking") > 10
+
+
+def test_time_runs_on_while_the_goal_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr("envs.bimanual.BimanualEnv.holding", property(lambda env: env._t < 30))
+    session = make_session(tmp_path, patience=4)
+    run(session, ("waiting", "start"), ("thinking", "save"), ("waiting", "quit"))
+    assert Episode(tmp_path / "episode_0.hdf5").length == 30
 
 
 def test_an_episode_that_is_full_waits_to_be_saved(tmp_path):

@@ -119,7 +119,8 @@ class TeleopPage:
     def _describe(self) -> str:
         """What there is to know, as Markdown."""
         session, pace = self.session, self.session.pace
-        state = session.state if self._driver is not None else f"{session.state}, and no browser has the controls"
+        state = "recording, time waits for you" if session.state == "thinking" else session.state
+        state += "" if self._driver is not None else ", and no browser has the controls"
         success = "**reached**" if session.success else "not yet"
         lines = [
             f"**{state}**, seed {session.seed}, step {session.t} ({session.t / 50:.1f} s)",
@@ -231,7 +232,8 @@ class _Controls:
         self.client.gui.add_command(label, hotkey=key, modifier=modifier).on_trigger(self._asynchronous(act))
 
     def _ask(self, request: Request) -> None:
-        self.session.ask("pause" if request == "start" and self.session.state == "recording" else request)
+        running = self.session.state in ("recording", "thinking")
+        self.session.ask("pause" if request == "start" and running else request)
 
     def _takes(self) -> bool:
         """The person moves something: takes over, if need be. Before the start nothing can be moved."""
