@@ -228,7 +228,9 @@ class Session:
         self.success_published = bool(info["is_success_published"][0])
 
     def _save(self, writer: EpisodeWriter) -> None:
+        latencies = self.agent.latencies or (0.0,)
         timing = {"rate_hz": self.pace.rate, "late_steps": self.pace.late, "seconds": self.pace.seconds}
+        timing |= {f"latency_ms_{q}": 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
         path = writer.close(self.success, self.success_published, timing)
         how = "a strict success" if self.success else "NOT a strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"

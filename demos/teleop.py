@@ -9,7 +9,6 @@ that moves both until a person takes over (DAgger with a human gate: Kelly et al
 """
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from threading import Lock
 
@@ -111,14 +110,13 @@ class TeleopAgent:
         human: whether a person moved an arm in the last step.
         still_steps: steps on end in which nothing moved and nobody wished for anything; 0 while a helper acts.
         followers: arm → what its command is doing.
-        latencies: seconds from a wish to the first command that heeds it; the latest thousands.
+        latencies: seconds from a wish to the first command that heeds it, in this episode.
     """
 
     def __init__(self, helper: Agent | None = None, helps: Sequence[str] = ()):
         self.helper, self.helps = helper, tuple(helps)
         # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
         self.followers = {arm: Follower(BimanualIK(max_steps=12, unroll=0.01), arm) for arm in ARMS}
-        self.latencies: deque[float] = deque(maxlen=10_000)
         self._lock = Lock()
         self._begin()
 
@@ -211,6 +209,7 @@ class TeleopAgent:
 
     def _begin(self) -> None:
         self._helper_waits, self.still_steps = False, 0
+        self.latencies: list[float] = []
         self.human = self._in_charge = self.helper is None or bool(self.helps)
         self._action, self._wished_at = HOME_ACTION.copy(), None
         self._wish_to_stay()

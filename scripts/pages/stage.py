@@ -41,7 +41,8 @@ class Stage:
         with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours says what to do
             self.server = viser.ViserServer(host=host, port=port, label=title)
         self.url = f"http://{host}:{self.server.get_port()}"
-        self.server.gui.configure_theme(dark_mode=False, control_layout="fixed", control_width="large")
+        # No share button: it would let anybody in, through a tunnel.
+        self.server.gui.configure_theme(control_layout="fixed", control_width="large", show_share_button=False)
         self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
         self._scene: ViserMujocoScene | None = None
         if model is not None:

@@ -15,7 +15,7 @@ import viser
 from demos.ik import quaternion_matrix
 from demos.session import Request, Session
 from demos.teleop import GRASP_POSES
-from envs.aloha import ARMS
+from envs.aloha import ARMS, FPS
 from scripts.pages.stage import Pictures, Stage
 
 SCENE_EVERY, PICTURES_EVERY, STATUS_EVERY = 2, 4, 8  # steps between two updates
@@ -123,7 +123,7 @@ class TeleopPage:
         state += "" if self._driver is not None else ", and no browser has the controls"
         success = "**reached**" if session.success else "not yet"
         lines = [
-            f"**{state}**, seed {session.seed}, step {session.t} ({session.t / 50:.1f} s)",
+            f"**{state}**, seed {session.seed}, step {session.t} ({session.t / FPS:.1f} s)",
             f"{session.saved} episodes in {session.folder}",
             f"Reward stage **{session.stage}** of 4, strict success: {success}",
             ", ".join(f"{'✔' if value else '–'} {name.replace('_', ' ')}" for name, value in session.terms.items()),

@@ -100,7 +100,7 @@ class ViewerPage:
                 self._play.value = False
             self._refresh(plots=t % PLOTS_EVERY == 0 or not self._play.value)
             due = max(due + SCENE_EVERY / self.episode.spec.fps / self._speed.value, time.perf_counter())
-            time.sleep(due - time.perf_counter() if due > time.perf_counter() else 0)
+            time.sleep(max(0.0, due - time.perf_counter()))
 
     def _refresh(self, plots: bool = True) -> None:
         """Brings the page up to date; plots and predictions, which cost most, only if asked for."""
