@@ -102,8 +102,8 @@ def test_control_keeps_pace_beside_a_browser(visit, tmp_path, capsys):
     late = 1000 * told["late_steps"] / (told["rate_hz"] * told["seconds"])
     with capsys.disabled():
         print(
-            f"\n{told['rate_hz']:.1f} steps per second for {told['seconds']:.0f} s, {late:.0f} late per 1,000; from a wish "
-            f"to its command {told['latency_ms_p50']:.0f} ms median, {told['latency_ms_p99']:.0f} ms p99"
+            f"\n{told['rate_hz']:.1f} steps per second for {told['seconds']:.0f} s, {late:.0f} late per 1,000; "
+            f"from a wish to its command {told['latency_ms_p50']:.0f} ms median, {told['latency_ms_p99']:.0f} ms p99"
         )
     assert told["rate_hz"] > 40  # a machine that tests on all its cores may be late
     assert told["latency_ms_p50"] < 100
