@@ -78,8 +78,7 @@ class Session:
         seed: of the first episode; None: behind the folder's last one, `FIRST_SEED` in an empty folder.
         horizon: steps after which an episode can only be saved or given up.
         patience: steps without motion after which time stops until somebody moves; 0: it never does. People stop to
-            think, and a policy without memory that imitates a stop may never go on. While the goal is being held, time
-            runs on.
+            think, and a policy without memory may imitate that. While the goal is being held, time runs on.
         attributes: more root attributes for the files.
 
     Attributes:

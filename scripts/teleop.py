@@ -41,8 +41,8 @@ class Args:
     """Seed of the first episode; default: behind the folder's last one, or 20,000."""
     horizon: int = 3000
     """The most steps of an episode; 3,000 are a minute."""
-    patience: int = 15
-    """Steps without motion after which time stops until you move again, since policies imitate pauses; 0: never."""
+    patience: int = 0
+    """Steps without motion after which time stops until you move again, so that you may think; 0: never."""
     host: str = "127.0.0.1"
     """Address to listen on. Everybody who reaches it can watch, and steer when nobody else does."""
     port: int = 8080

@@ -192,12 +192,12 @@ def hand_over_the_cube(person: Person, helped: bool = False) -> None:
     meeting = np.array([0.0, 0.5, 0.25])
     person.press("8")  # the right tool points down
     person.grip("right", closed=False)
+    grasp = person.place("cube") * [1, 1, 0] + [0, 0, 0.035]
+    person.go("right", grasp + [0, 0, 0.10], within=0.01)
     if not helped:
         person.press("3")  # the left tool turns sideways
         person.grip("left", closed=False)
         person.go("left", meeting + [-0.15, 0, -0.015], within=0.02)
-    grasp = person.place("cube") * [1, 1, 0] + [0, 0, 0.035]
-    person.go("right", grasp + [0, 0, 0.10], within=0.01)
     person.go("right", grasp)
     person.grip("right", closed=True)
     person.sees("✔ right touches")

@@ -25,7 +25,6 @@ from scripts.pages.stage import Stage
 
 pytestmark = needs_browser
 TASK = "BimanualTransferCube-v0"
-TIME_RUNS = ("--task", "transfer_cube", "--patience", 0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def visit(chromium):
 
 
 def test_an_episode_demonstrated_through_the_page_succeeds_and_replays(visit, tmp_path):
-    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (_, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path, "--patience", 15) as (_, url):
         person = visit(url)
         person.click("Start")
         person.sees("recording")
@@ -66,7 +65,7 @@ def test_an_episode_demonstrated_through_the_page_succeeds_and_replays(visit, tm
 
 
 def test_a_gizmo_dragged_by_the_mouse_leads_its_tool(visit, tmp_path):
-    with serving("teleop.py", *TIME_RUNS, "--out", tmp_path) as (_, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (_, url):
         person = visit(url)
         person.click("Start")
         person.sees("recording, seed")
@@ -86,7 +85,7 @@ def test_a_gizmo_dragged_by_the_mouse_leads_its_tool(visit, tmp_path):
 
 def test_control_keeps_pace_beside_a_browser(visit, tmp_path, capsys):
     """`pytest -n 0 -s tests/test_pages.py -k pace` prints the figures of this machine."""
-    with serving("teleop.py", *TIME_RUNS, "--out", tmp_path) as (_, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (_, url):
         person = visit(url, size=(1280, 800))
         person.click("Start")
         person.sees("recording")
@@ -109,7 +108,7 @@ def test_control_keeps_pace_beside_a_browser(visit, tmp_path, capsys):
 
 
 def test_a_second_browser_only_watches_until_the_first_one_goes(visit, tmp_path):
-    with serving("teleop.py", *TIME_RUNS, "--out", tmp_path) as (_, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (_, url):
         driver = visit(url)
         watcher = visit(url, sees="You are watching")
         assert watcher.page.get_by_role("button", name="Save", exact=True).count() == 0
@@ -130,7 +129,7 @@ def test_a_second_browser_only_watches_until_the_first_one_goes(visit, tmp_path)
 
 
 def test_a_killed_server_leaves_what_was_saved_and_nothing_that_looks_saved(visit, tmp_path):
-    with serving("teleop.py", *TIME_RUNS, "--out", tmp_path) as (server, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (server, url):
         person = visit(url)
         for _ in range(2):
             person.click("Start")
@@ -143,7 +142,7 @@ def test_a_killed_server_leaves_what_was_saved_and_nothing_that_looks_saved(visi
         server.wait()
     assert [path.name for path in find(tmp_path)] == ["episode_0.hdf5"]
     assert replay(Episode(find(tmp_path)[0])).qpos_difference == 0
-    with serving("teleop.py", *TIME_RUNS, "--out", tmp_path) as (_, url):
+    with serving("teleop.py", "--task", "transfer_cube", "--out", tmp_path) as (_, url):
         person = visit(url)
         person.sees("waiting, seed 20001")
         person.click("Start")
@@ -155,7 +154,7 @@ def test_a_killed_server_leaves_what_was_saved_and_nothing_that_looks_saved(visi
 
 def test_a_policy_is_corrected_where_it_fails(visit, tmp_path):
     checkpoint = tiny_policy(tmp_path)
-    with serving("teleop.py", "--checkpoint", checkpoint, "--out", tmp_path / "data", "--seed", 5, "--patience", 0) as (
+    with serving("teleop.py", "--checkpoint", checkpoint, "--out", tmp_path / "data", "--seed", 5) as (
         _,
         url,
     ):
