@@ -20,6 +20,7 @@ from tyro.conf import Positional
 
 from act.agent import PolicyAgent
 from act.checkpoint import find_checkpoint, load_policy
+from act.device import pick_dtype
 from act.errors import ConfigError
 from act.policies import Policy
 from demos.episode import Episode, check_dataset, find_episodes
@@ -102,14 +103,16 @@ def _label(row: dict) -> str:
 
 
 class _Acted:
-    """The episodes of a rollout, acted again when they are asked for: the same policy, settings and seed."""
+    """The episodes of a rollout, acted again when they are asked for: the same policy, settings and seed, up to the
+    rounding of another number of environments at once."""
 
     def __init__(self, settings: dict, folder: Path):
         self._folder, self._settings = folder, settings
-        known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "num_envs")}
-        args = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known)
-        policy = load_policy(find_checkpoint(args.checkpoint), torch.device("cpu"))
-        self._agent = PolicyAgent(policy, rollout_script.executor_for(args, policy))
+        known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "dtype")}
+        args, cpu = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known), torch.device("cpu")
+        policy = load_policy(find_checkpoint(args.checkpoint), cpu)
+        executor = rollout_script.executor_for(args, policy)
+        self._agent = PolicyAgent(policy, executor, dtype=pick_dtype(args.dtype, cpu))
         cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
         self._venv = make_vector_env(settings["env_id"], cameras=cameras, horizon=args.horizon)
 

@@ -196,7 +196,7 @@ def test_the_viewer_scrubs_through_episodes_and_shows_what_a_policy_makes_of_the
 
 
 def test_the_viewer_acts_a_rollout_again(visit, tmp_path):
-    settings = {"checkpoint": str(tiny_policy(tmp_path)), "env_id": TASK, "horizon": 40, "num_envs": 8}
+    settings = {"checkpoint": str(tiny_policy(tmp_path)), "env_id": TASK, "horizon": 40, "dtype": "float32"}
     settings |= {"execute": None, "ensemble": None, "every": 1}
     rows = [{"seed": 100_000 + i, "success": False, "highest_stage": 0} for i in range(2)]
     (tmp_path / "results.json").write_text(json.dumps({"settings": settings, "episodes": rows}))
