@@ -21,6 +21,7 @@ from demos.record import RecordConfig, record
 from envs import TASKS
 from scripts.benchmarks import SIZES, gpu_report, learning, scaling, simulation
 from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.sizes import FULL, TINY
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
 
@@ -33,7 +34,7 @@ class Args:
 
     only: tuple[str, ...] = ()
     """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling (all by default); of the
-    GPU report: train, infer, render, policy."""
+    GPU report: train, infer, render, policy, table."""
     peer_python: Path | None = None
     """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
     rounds: int = 3
@@ -67,7 +68,7 @@ def main(args: Args) -> None:
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(args.peer_python)) if args.peer_python else None
         if args.gpu_report:
-            sizes = gpu_report.TINY if args.tiny else gpu_report.FULL
+            sizes = TINY if args.tiny else FULL
             print(gpu_report.gpu_report(args.gpu_report, only, device, peer, sizes))
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

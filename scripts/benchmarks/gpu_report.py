@@ -5,12 +5,9 @@ Each part writes its own JSON into the folder as soon as it is done, so that a r
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,12 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from act.agent import PolicyAgent
 from act.chunking import OpenLoop
-from act.policies import ACTConfig
-from act.run_folder import RunFolder, write_atomically
+from act.run_folder import write_atomically
 from envs import TASKS
 from envs.aloha import HOME_ACTION
 from scripts.benchmarks.learning import (
-    LEROBOT_LIKE,
     Mode,
     flops_per_sample,
     make,
@@ -38,76 +33,12 @@ from scripts.benchmarks.learning import (
     timed,
 )
 from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.sizes import Sizes
+from scripts.benchmarks.whole_line import policy_part, table_part
 from scripts.common import columns
 from scripts.rollout import flat
 
-SCRIPTS = Path(__file__).parents[1]
-PARTS = ("train", "infer", "render", "policy")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
-
-    config: ACTConfig
-    frame: tuple[int, int]
-    batches: tuple[int, ...]
-    steps: int
-    """Training steps timed for each mode and batch."""
-    observations: tuple[int, ...]
-    """How many a policy is asked about at once."""
-    queries: int
-    """Predictions timed for each of these."""
-    processes: int
-    frames: int
-    """Rendered by each process."""
-    demonstrations: int
-    rollouts: int
-    horizon: int
-    train_flags: str
-
-
-FULL = Sizes(
-    config=LEROBOT_LIKE,
-    frame=(480, 640),
-    batches=(8, 32, 64, 128, 256),
-    steps=20,
-    observations=(1, 50),
-    queries=300,
-    processes=16,
-    frames=400,
-    demonstrations=50,
-    rollouts=100,
-    horizon=400,
-    # The cpu preset's way of seeing at four times the resolution, with larger batches.
-    train_flags="--preset cpu --backbone-width 1 --backbone-stride 32 --keypoint-stride 16 "
-    "--batch-size 64 --steps 5000 --val-every 1000",
-)
-TINY = Sizes(
-    config=ACTConfig(
-        chunk_size=10,
-        cameras=("top",),
-        d_model=32,
-        n_heads=2,
-        ffn_dim=64,
-        n_style_layers=1,
-        n_encoder_layers=1,
-        backbone="test_resnet",
-        backbone_weights="none",
-        backbone_stride=16,
-    ),
-    frame=(48, 64),
-    batches=(2, 4),
-    steps=2,
-    observations=(1,),
-    queries=10,
-    processes=2,
-    frames=10,
-    demonstrations=2,
-    rollouts=2,
-    horizon=30,
-    train_flags="--preset cpu --chunk-size 10 --d-model 32 --n-heads 2 --backbone-width 0.125 --batch-size 4 --steps 6",
-)
+PARTS = ("train", "infer", "render", "policy", "table")
 
 
 def gpu_report(folder: Path, parts: tuple[str, ...], device: torch.device, peer: Peer | None, sizes: Sizes) -> str:
@@ -118,6 +49,7 @@ def gpu_report(folder: Path, parts: tuple[str, ...], device: torch.device, peer:
         "infer": lambda: infer_part(device, sizes),
         "render": lambda: render_part(sizes),
         "policy": lambda: policy_part(folder, device, sizes),
+        "table": lambda: table_part(folder, device, sizes),
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     for part in parts:
@@ -263,32 +195,6 @@ def _render(job: tuple[int, int, int, int]) -> None:
     _env.reset(seed=seed)
     for _ in range(frames):
         _env.step(HOME_ACTION)
-
-
-def policy_part(folder: Path, device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """From nothing to a policy: record, train from scratch, roll out on unseen seeds, through the real scripts."""
-    data, run, results = folder / "data", folder / "run", folder / "rollouts.json"
-    height, width = sizes.frame
-    frame = ["--height", height, "--width", width]
-    steps = {
-        "record": ["record.py", "--task", "transfer_cube", "--episodes", sizes.demonstrations, "--noise", 0.05,
-                   "--workers", sizes.processes, "--out", data, *frame],
-        "train": ["train.py", "--data", data, "--out", run, "--device", device, "--wandb", "disabled", "--resume",
-                  *sizes.train_flags.split()],
-        "rollout": ["rollout.py", "--checkpoint", run, "--episodes", sizes.rollouts, "--num-envs", sizes.processes,
-                    "--horizon", sizes.horizon, "--device", device, "--videos", min(4, sizes.rollouts),
-                    "--json", results],
-    }  # fmt: skip
-    figures: dict[str, Any] = {}
-    for name, (script, *flags) in steps.items():
-        start = time.perf_counter()
-        subprocess.run([sys.executable, SCRIPTS / script, *map(str, flags)], check=True)
-        figures[f"{name}_s"] = time.perf_counter() - start
-        figures[f"{name}_command"] = " ".join(map(str, [script, *flags]))
-    figures |= json.loads(results.read_text())["summary"]
-    rates = [record["train/samples_per_s"] for record in RunFolder(run).history() if "train/samples_per_s" in record]
-    figures["samples_per_s"] = float(np.median(rates))
-    return figures
 
 
 def report(figures: dict[str, dict[str, Any]]) -> str:
