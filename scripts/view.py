@@ -33,6 +33,8 @@ from scripts.pages.insight import Insight
 from scripts.pages.stage import Stage
 from scripts.pages.viewer import Source, ViewerPage, world_of
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Args:
@@ -50,11 +52,13 @@ class Args:
 
 def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = args.checkpoint
+        policy = None
+        if args.checkpoint is not None:
+            policy = load_policy(find_checkpoint(args.checkpoint), CPU)
         if args.what.suffix == ".json":
             settings, rows = _read_results(args.what)
-            checkpoint = checkpoint or Path(settings["checkpoint"])
             acted = _Acted(settings, Path(folder))
+            policy = policy or acted.policy
             sources = [Source(_label(row), partial(acted, int(row["seed"]))) for row in rows]
         else:
             paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
@@ -62,9 +66,9 @@ def main(args: Args) -> None:
             sources = [Source(path.stem, partial(Episode, path)) for path in paths]
         first = sources[0].load()
         env, insight, latents = world_of(first), None, None
-        if checkpoint is not None:
-            insight = Insight(load_policy(find_checkpoint(checkpoint), torch.device("cpu")))
-            _check_shows(insight.policy, first)
+        if policy is not None:
+            insight = Insight(policy)
+            _check_shows(policy, first)
             if args.what.suffix != ".json":  # a rollout is no demonstration: it has no latent
                 latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
         stage = Stage(None if env is None else env.model, args.host, args.port, "Episodes")
@@ -109,11 +113,11 @@ class _Acted:
     def __init__(self, settings: dict, folder: Path):
         self._folder, self._settings = folder, settings
         known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "dtype")}
-        args, cpu = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known), torch.device("cpu")
-        policy = load_policy(find_checkpoint(args.checkpoint), cpu)
-        executor = rollout_script.executor_for(args, policy)
-        self._agent = PolicyAgent(policy, executor, dtype=pick_dtype(args.dtype, cpu))
-        cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
+        args = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known)
+        self.policy = load_policy(find_checkpoint(args.checkpoint), CPU)
+        executor = rollout_script.executor_for(args, self.policy)
+        self._agent = PolicyAgent(self.policy, executor, dtype=pick_dtype(args.dtype, CPU))
+        cameras = {name: self.policy.spec.cameras[name] for name in self.policy.cameras}
         self._venv = make_vector_env(settings["env_id"], cameras=cameras, horizon=args.horizon)
 
     def __call__(self, seed: int) -> Episode:

@@ -26,8 +26,6 @@ class Sizes:
     rollouts: int
     horizon: int
     train_flags: str
-    rows: int
-    """Of the paper's table."""
     table_rollouts: int
     table_s: float
     """Seconds after which no row is begun that would not be done in time."""
@@ -48,7 +46,6 @@ FULL = Sizes(
     # The cpu preset's way of seeing at four times the resolution, with larger batches.
     train_flags="--preset cpu --backbone-width 1 --backbone-stride 32 --keypoint-stride 16 "
     "--batch-size 64 --steps 5000 --val-every 1000",
-    rows=7,
     table_rollouts=500,
     table_s=540.0,
 )
@@ -77,7 +74,6 @@ TINY = Sizes(
     horizon=30,
     train_flags="--preset cpu --chunk-size 10 --d-model 32 --n-heads 2 --backbone-width 0.125 --keypoints 0 "
     "--pose-weight 0 --batch-size 4 --steps 6",
-    rows=3,
     table_rollouts=2,
     table_s=60.0,
 )
