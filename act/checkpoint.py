@@ -3,6 +3,7 @@
 A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and plain types, no pickled code):
 
     format, policy, policy_config, spec     what to build: `load_policy` needs no more than the file
+    demonstrated_steps                      how long the longest demonstration moved; older files do not tell
     weights, ema                            parameters and buffers, the normaliser's among them; ema where it was on
     step, optimizer, random, …              what `act.train` needs to go on as if it had never stopped
 """
@@ -32,6 +33,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         "policy": policy_name(config),
         "policy_config": asdict(config),
         "spec": policy.spec.to_dict(),
+        "demonstrated_steps": policy.demonstrated_steps,
     }
 
 
@@ -102,6 +104,7 @@ def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy
     except (TypeError, RuntimeError) as error:  # unknown settings, or weights of other names and shapes
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{path} does not fit this version ({reason}); use the version that wrote it") from error
+    policy.demonstrated_steps = contents.get("demonstrated_steps", 0)
     return policy.to(device).eval()
 
 

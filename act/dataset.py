@@ -7,7 +7,8 @@ no Python per sample:
     start          0 1 2 3 4 5 6 7
     chunk of k=3   start 3 → actions 3 4 4, is_pad F F T: after its episode's end an action repeats, marked as padding
 
-Every step of every training episode is a start, but those in which a policy acted that a person then corrected. Values
+Every step of every training episode is a start, but those in which a policy acted that a person then corrected, and
+pauses, if they are left out of the time line. Values
 keep the units of the files and frames stay uint8: whatever a network wants instead, the policy does itself. Targets of
 real-robot episodes begin one step before the observation (`Episode.action_offset`).
 """
@@ -27,10 +28,13 @@ from tqdm import tqdm
 
 from act.device import free_memory
 from act.errors import ConfigError
-from act.policies.base import Batch, Observation
+from act.keyframes import keyframes, moving_steps
+from act.policies.base import Batch, Observation, Policy
 from demos.episode import Episode, check_dataset, find_episodes
 
 LearnFrom = Literal["demonstrated", "human", "all"]
+
+ENCODED_AT_ONCE = 16  # frames: few enough for the processor's caches
 
 
 class ChunkDataset:
@@ -45,10 +49,12 @@ class ChunkDataset:
         val_fraction: share of episodes kept for validation, at least one if it is positive and there are several.
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
+        skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
 
     Attributes:
         spec: what the episodes contain.
         train, val: (N,) int64 starts of the two splits.
+        longest: steps of the longest episode, as far as they stand on the time line.
 
     Raises:
         EpisodeError: a file is damaged, or files disagree.
@@ -64,6 +70,7 @@ class ChunkDataset:
         learn_from: LearnFrom = "demonstrated",
         val_fraction: float = 0.1,
         seed: int = 0,
+        skip_pauses: bool = False,
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
         self.spec = check_dataset(self.paths)
@@ -74,20 +81,28 @@ class ChunkDataset:
             raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
 
         self.episodes = [Episode(path) for path in self.paths]
-        longest = max(episode.length for episode in self.episodes)
+        # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
+        targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
+        names = self.spec.joint_names
+        # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
+        self._kept = [
+            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
+            for target in targets
+        ]
+        longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:
             raise ConfigError(
                 f"chunk_size {chunk_size} is longer than every episode in {self.paths[0].parent}, the longest has "
                 f"{longest} steps; use --chunk-size {longest} or less"
             )
         self.qpos = self._joined("qpos")  # (S, J)
-        # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
-        targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
-        self.action = torch.from_numpy(np.concatenate(targets))  # (S, A)
+        self.action = self._on_time_line(targets)  # (S, A)
+        self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, A)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
+        self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames
 
-        lengths = torch.tensor([episode.length for episode in self.episodes])
+        lengths = torch.tensor([len(kept) for kept in self._kept])
         offsets = torch.tensor([episode.action_offset for episode in self.episodes])
         ends = lengths.cumsum(0)
         self._first = ends - lengths  # (episodes,)
@@ -97,7 +112,7 @@ class ChunkDataset:
         self._last = (ends - 1)[self._episode]  # (S,) index of the last action of a start's episode
         seeds = [("file", str(e.path)) if e.seed is None else ("seed", e.seed) for e in self.episodes]
         is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
-        taken = torch.cat([_taken(episode, learn_from) for episode in self.episodes])
+        taken = self._on_time_line([_taken(episode, learn_from) for episode in self.episodes])
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
         if not len(self.train):
             raise ConfigError(
@@ -140,28 +155,66 @@ class ChunkDataset:
             return f"{size / 1e9:.2f} GB of frames are read from the files as they are needed"
         home = device if where == "device" else cpu
         self.frames = self._decode(home)
-        for name in ("qpos", "action", "env_state", "_target", "_last"):
+        for name in ("qpos", "action", "keyframe", "env_state", "_target", "_last"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.to(home))
         return f"{size / 1e9:.2f} GB of frames are kept in memory on {home}"
+
+    def encode(self, policy: Policy, device: torch.device) -> str:
+        """Let the policy see all cached frames, as far as it never learns to see them otherwise, and keep what it saw.
+
+        Does nothing, and returns "", for policies that learn all of their seeing, and where frames are not cached or
+        the memory does not suffice.
+        """
+        if self.frames is None or not self.cameras:
+            return ""
+        policy = policy.to(device)
+        size = 0
+        for name in self.cameras:
+            row = policy.encode_frames(name, self.frames[name][:1].to(device))
+            if row is None:
+                return ""
+            size += row.numel() * row.element_size() * len(self.qpos)
+        home = self.qpos.device
+        if size > free_memory(home) / 2:
+            return f"features of all frames would take {size / 1e9:.2f} GB: they are computed in every step instead"
+        total = len(self.cameras) * len(self.qpos)
+        with tqdm(total=total, desc="looking at all frames", unit="frame", disable=None, leave=False) as bar:
+            for name in self.cameras:
+                for start in range(0, len(self.qpos), ENCODED_AT_ONCE):
+                    frames = self.frames[name][start : start + ENCODED_AT_ONCE]
+                    rows = policy.encode_frames(name, frames.to(device))
+                    assert rows is not None
+                    if name not in self.features:
+                        self.features[name] = torch.empty(len(self.qpos), rows.shape[1], dtype=rows.dtype, device=home)
+                    self.features[name][start : start + len(rows)] = rows
+                    bar.update(len(rows))
+        self.frames = {}
+        return f"{size / 1e9:.2f} GB of features, which training does not change, take the place of the frames"
 
     def _decode(self, home: torch.device) -> dict[str, Tensor]:
         shapes = {name: (len(self.qpos), *self.spec.cameras[name], 3) for name in self.cameras}
         frames = {name: torch.empty(shape, dtype=torch.uint8, device=home) for name, shape in shapes.items()}
 
-        def read(episode: Episode, start: int) -> None:
+        def read(episode: Episode, steps: np.ndarray, start: int) -> None:
             with episode:
                 for name in self.cameras:
-                    frames[name][start : start + episode.length] = torch.from_numpy(episode.frames(name))
+                    kept = torch.from_numpy(episode.frames(name)[steps])
+                    frames[name][start : start + len(steps)] = kept
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(read, self.episodes, self._first.tolist())
+            done = pool.map(read, self.episodes, self._kept, self._first.tolist())
             for _ in tqdm(done, "reading frames", len(self.episodes), disable=None, leave=False):
                 pass
         return frames
 
     def _joined(self, name: str) -> Tensor:
-        return torch.from_numpy(np.concatenate([getattr(episode, name) for episode in self.episodes]))
+        return self._on_time_line([getattr(episode, name) for episode in self.episodes])
+
+    def _on_time_line(self, episodes: Sequence[np.ndarray]) -> Tensor:
+        """Something that every step of each episode has, end to end, (S, …)."""
+        pairs = zip(episodes, self._kept, strict=True)
+        return torch.from_numpy(np.concatenate([values[kept] for values, kept in pairs]))
 
     def valid_steps(self, starts: Tensor) -> Tensor:
         """() float32: how many of the k steps from a start on lie in its episode, mean over (B,) starts."""
@@ -182,13 +235,15 @@ class ChunkDataset:
 
         frames = self._read(starts) if self.frames is None else {name: pick(all) for name, all in self.frames.items()}
         env_state = None if self.env_state is None else pick(self.env_state)
-        observation = Observation(pick(self.qpos), frames, env_state)
-        return Batch(observation, self.action[steps.minimum(last)], steps > last, valid_steps)
+        features = {name: pick(all) for name, all in self.features.items()}
+        observation = Observation(pick(self.qpos), frames, env_state, features)
+        action = self.action[steps.minimum(last)]
+        return Batch(observation, action, steps > last, valid_steps, pick(self.keyframe))
 
     def _read(self, starts: Tensor) -> dict[str, Tensor]:
         numbers = self._episode[starts]
         steps = (starts - self._first[numbers]).tolist()
-        where = [(self.episodes[n], t) for n, t in zip(numbers.tolist(), steps, strict=True)]
+        where = [(self.episodes[n], int(self._kept[n][i])) for n, i in zip(numbers.tolist(), steps, strict=True)]
         return {
             name: torch.from_numpy(np.stack([episode.frame(name, t) for episode, t in where])) for name in self.cameras
         }
@@ -275,7 +330,8 @@ class _Reader(Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         batch = self.dataset.gather(*self.order[i])
         seen = batch.observation
-        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad, "valid_steps": batch.valid_steps}
+        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
+        fields |= {"valid_steps": batch.valid_steps, "keyframe": batch.keyframe}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
         return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
 
@@ -283,14 +339,14 @@ class _Reader(Dataset):
 def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
     observation = Observation(fields["qpos"], images, fields.get("env_state"))
-    return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"])
+    return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"], fields["keyframe"])
 
 
-def _taken(episode: Episode, learn_from: LearnFrom) -> Tensor:
+def _taken(episode: Episode, learn_from: LearnFrom) -> np.ndarray:
     """(T,) bool, the steps of an episode that are starts."""
     if learn_from == "all" or episode.human is None:
-        return torch.full((episode.length,), learn_from != "human")
-    return torch.from_numpy(episode.human)
+        return np.full(episode.length, learn_from != "human")
+    return episode.human
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

@@ -39,6 +39,9 @@ class TrainConfig:
     learn_from: LearnFrom = "demonstrated"
     """Steps to learn from: demonstrated leaves out those of a policy that a person then corrected, human takes only
     those in which a person acted, all takes all."""
+    skip_pauses: bool = False
+    """Leave pauses of the demonstrations out, but for their first 0.2 s: a policy without memory that learns to stand
+    still stands still for ever."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 

@@ -9,7 +9,7 @@ another order. Started by torchrun, every process rolls out its share of the see
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from act.agent import PolicyAgent
 from act.checkpoint import check_env_matches, find_checkpoint, load_policy, read_checkpoint
-from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble
+from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
 from act.device import pick_device, pick_dtype
 from act.distributed import join_world
 from act.errors import ConfigError
@@ -48,13 +48,14 @@ class Args:
     task: str | None = None
     """Task to run in; default: the one that the policy was trained on."""
     execute: int | None = None
-    """Actions of each chunk to execute before the policy looks again; default: half of the chunk."""
+    """Execute this many actions of each chunk before the policy looks again, without ensembling."""
     ensemble: float | None = None
-    """Temporal ensembling with this coefficient (the paper's is 0.01): the policy looks every --every steps."""
+    """Temporal ensembling with this coefficient: the policy looks every --every steps. By default 0.01, as in the
+    paper, with ten looks a chunk."""
     every: int = 1
     """With --ensemble: steps between two looks."""
-    horizon: int = 400
-    """Steps of an episode."""
+    horizon: int | None = None
+    """Steps of an episode; default: 1.2 times what the longest demonstration took without its pauses, at least 400."""
     videos: int = 0
     """How many of the episodes to film, failures not sorted out."""
     video_dir: Path | None = None
@@ -76,7 +77,9 @@ class Args:
 def executor_for(args: Args, policy: Policy) -> ChunkExecutor:
     if args.ensemble is not None:
         return TemporalEnsemble(policy.chunk_size, args.ensemble, args.every)
-    return RecedingHorizon(policy.chunk_size, args.execute)
+    if args.execute is not None:
+        return RecedingHorizon(policy.chunk_size, args.execute)
+    return default_executor(policy.chunk_size)
 
 
 def main(args: Args) -> None:
@@ -97,6 +100,7 @@ def main(args: Args) -> None:
         agent = PolicyAgent(policy, executor_for(args, policy), args.compile, pick_dtype(args.dtype, device))
         shares = world.gather((roll_out(args, task, agent, seeds[world.rank :: world.size], films), agent.latencies))
         if world.is_main:
+            args = replace(args, horizon=args.horizon or policy.horizon)
             results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
             report(args, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
 
@@ -114,7 +118,7 @@ def roll_out(
         task,
         min(args.num_envs, len(seeds)),
         cameras=cameras,
-        horizon=args.horizon,
+        horizon=args.horizon or policy.horizon,
         render_mode="rgb_array" if films else None,
     )
     try:

@@ -25,7 +25,7 @@ from tyro.conf import OmitArgPrefixes
 
 from act.agent import PolicyAgent
 from act.checkpoint import check_env_matches
-from act.chunking import RecedingHorizon
+from act.chunking import default_executor
 from act.curves import plot_curves
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import pick_device
@@ -125,12 +125,16 @@ def train(args: Args, world: World) -> int:
         learn_from=config.learn_from,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        skip_pauses=config.skip_pauses,
     )
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
-    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
+    # A backbone that is never trained is needed before the checkpoint is read: all frames are looked at first.
+    pretrained = args.policy.backbone_frozen or not folder.last.exists()
+    policy = make_policy(args.policy, dataset.spec, pretrained=pretrained)
     policy.normalizer.fit(dataset.stats())
+    policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.skip_pauses
 
     settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
@@ -144,10 +148,14 @@ def train(args: Args, world: World) -> int:
         processes = f", {world.size} processes" if world.size > 1 else ""
         print(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
         print(cached)
+    if (encoded := dataset.encode(policy, device)) and world.is_main:
+        print(encoded)
     with ExitStack() as stack:
         mode = args.wandb if world.is_main else "disabled"
         tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
-        evaluate = _make_evaluate(args, dataset.spec, stack) if config.eval_every and world.is_main else None
+        evaluate = None
+        if config.eval_every and world.is_main:
+            evaluate = _make_evaluate(args, dataset.spec, policy.horizon, stack)
 
         def log(record: dict[str, float]) -> None:
             tracker.log(record)
@@ -167,7 +175,9 @@ def train(args: Args, world: World) -> int:
     return 0 if finished else 130
 
 
-def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[[Policy], dict[str, float]]:
+def _make_evaluate(
+    args: Args, spec: EpisodeSpec, horizon: int, stack: ExitStack
+) -> Callable[[Policy], dict[str, float]]:
     """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
     import gymnasium as gym  # the simulator is loaded only where it is used
 
@@ -180,13 +190,13 @@ def _make_evaluate(args: Args, spec: EpisodeSpec, stack: ExitStack) -> Callable[
     with gym.make(spec.env_id, cameras=cameras, lazy=True, disable_env_checker=True) as env:
         env_spec = spec_of(env)
     num_envs = min(args.num_envs, args.eval_episodes)
-    venv = make_vector_env(spec.env_id, num_envs, cameras=cameras)
+    venv = make_vector_env(spec.env_id, num_envs, cameras=cameras, horizon=horizon)
     stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
 
     def success(policy: Policy) -> dict[str, float]:
         check_env_matches(policy, env_spec)
-        executor = RecedingHorizon(policy.chunk_size)  # as scripts/rollout.py by default
+        executor = default_executor(policy.chunk_size)  # as scripts/rollout.py by default
         summary = summarize(evaluate(venv, PolicyAgent(policy, executor), seeds))
         return {name: summary[name] for name in ("success_rate", "success_rate_published", "mean_jerk")}
 

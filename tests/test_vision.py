@@ -81,7 +81,7 @@ def test_images_are_normalised_as_imagenet_and_stay_channels_last():
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: int):
     net = vision.make_backbone("resnet18", "none", strides=[stride], width=0.25)
-    (channels, height, width), _ = vision.feature_map_shapes(net, (64, 96))
+    [(channels, height, width)] = vision.feature_map_shapes(net, (64, 96))
     assert (height, width) == (64 // stride, 96 // stride)
     assert channels == {4: 16, 8: 32, 16: 64, 32: 128}[stride]
     assert hasattr(net, "layer4") == (stride == 32)

@@ -11,8 +11,9 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
-- Three options of ours, off by default: keypoints (`vision.Keypoints`), an auxiliary loss that teaches them object
-  poses, and noise on the joint positions in training.
+- Options of ours, off by default: keypoints (`vision.Keypoints`); auxiliary losses that teach them object poses, or
+  where each arm will next close or open its gripper (`act.keyframes`), the answer to which becomes one more token; a
+  backbone that is never trained; and noise on the joint positions in training.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -30,6 +31,10 @@ from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
 from act.policies.vision import CameraEncoder, make_backbone
 from demos.spec import EpisodeSpec
+
+KEYFRAME_NOISE = 0.1
+"""Noise on the joint positions from which keyframes are told, in training, in their standard deviations: near the
+object the arm gives it away, and would be believed instead of looked past."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class ACTConfig:
     """Pretrained with frozen batch norm, or trained from scratch with a live one."""
     backbone_stride: int = 32
     """Which feature map becomes tokens: 32 is the last of a ResNet, 16 gives four times the tokens."""
+    backbone_frozen: bool = False
+    """Never train the backbone: what it sees is computed once for all frames before training (`--cache`)."""
     backbone_width: float = 1.0
     """Multiplies the channels of a ResNet trained from scratch."""
     shared_backbone: bool = True
@@ -85,6 +92,9 @@ class ACTConfig:
     pose_weight: float = 0.0
     """Weight of an auxiliary loss: L1 in z-scores of the object poses (env_state), read linearly from the keypoints. It
     teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
+    keyframe_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the joints at each arm's next gripper event, see
+    `act.keyframes`), told from the keypoints and the joint positions. What is told becomes one more token."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -111,13 +121,20 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in ("kl_weight", "backbone_lr", "keypoints", "pose_weight", "qpos_noise"):
+        for name in ("kl_weight", "backbone_lr", "keypoints", "pose_weight", "keyframe_weight", "qpos_noise"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.pose_weight and not self.keypoints:
+        for what in ("pose", "keyframe"):
+            weight = getattr(self, f"{what}_weight")
+            if weight and not self.keypoints and self.cameras != ():
+                raise ConfigError(
+                    f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
+                    f"use --{what}-weight 0 or --keypoints 32"
+                )
+        if self.backbone_frozen and self.backbone_weights == "none":
             raise ConfigError(
-                f"pose_weight is {self.pose_weight:g}, but there are no keypoints to read poses from; "
-                "use --pose-weight 0 or --keypoints 32"
+                "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
+                "use --no-backbone-frozen or --backbone-weights imagenet"
             )
         if self.backbone_weights not in ("imagenet", "none"):
             raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
@@ -170,8 +187,15 @@ class ACTPolicy(Policy):
 
         self.qpos_proj = Float32Linear(n_joints, d)
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
-        self.vector_position = nn.Parameter(torch.randn(1 + config.use_vae + config.use_env_state, d))
         self.vision = self._make_vision(pretrained) if self.cameras else None
+        tells_keyframes = bool(config.keyframe_weight and self.cameras)
+        if tells_keyframes:
+            seen = len(self.cameras) * d + n_joints
+            self.keyframe_head = nn.Sequential(Float32Linear(seen, d), nn.ReLU(), Float32Linear(d, n_joints))
+            self.keyframe_proj = Float32Linear(n_joints, d)
+        vectors = 1 + config.use_vae + config.use_env_state + tells_keyframes
+        self.vector_position = nn.Parameter(torch.randn(vectors, d))
+        self.tells_keyframes = tells_keyframes
         self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
         self.encoder = Encoder(config.n_encoder_layers, *shape)
         self.query = nn.Parameter(torch.randn(k, d))
@@ -179,9 +203,9 @@ class ACTPolicy(Policy):
         self.action_head = Float32Linear(d, n_joints)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss", "l1", "kl"} and perhaps "pose": l1 and pose are mean errors in z-scores, kl is in nats.
+        """{"loss", "l1", "kl"} and perhaps "pose" and "keyframe": mean errors in z-scores, but kl, which is in nats.
 
-        loss = l1 + kl_weight · kl + pose_weight · pose
+        loss = l1 + kl_weight · kl + pose_weight · pose + keyframe_weight · keyframe
         """
         config, observation, target = self.config, batch.observation, self._target(batch)
         z, kl = None, target.new_zeros(())
@@ -190,20 +214,26 @@ class ACTPolicy(Policy):
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
             kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
         image_tokens = self._see(observation)
-        l1 = masked_l1(self._decode(observation, image_tokens, z), target, batch.is_pad, batch.valid_steps)
+        keyframe = self._tell_keyframe(observation, image_tokens)
+        chunk = self._decode(observation, image_tokens, z, keyframe)
+        l1 = masked_l1(chunk, target, batch.is_pad, batch.valid_steps)
         losses = {"loss": l1 + config.kl_weight * kl, "l1": l1, "kl": kl}
         if self.pose_head is not None:
             points = image_tokens[:, -len(self.cameras) :]
             poses = self.pose_head(rearrange(points, "b n d -> b (n d)"))
             losses["pose"] = F.l1_loss(poses, self._env_state(observation))
             losses["loss"] = losses["loss"] + config.pose_weight * losses["pose"]
+        if keyframe is not None:
+            if batch.keyframe is None:
+                raise ConfigError("the policy learns keyframes, given a batch without; use --keyframe-weight 0")
+            losses["keyframe"] = F.l1_loss(keyframe, self.normalizer.normalize("action", batch.keyframe))
+            losses["loss"] = losses["loss"] + config.keyframe_weight * losses["keyframe"]
         return losses
 
     @torch.no_grad()
     def predict(self, observation: Observation) -> Tensor:
         """The next k actions, (B, k, A), in physical units, with z = 0: the prior's mean."""
-        chunk = self._decode(observation, self._see(observation), self._zero(observation))
-        return self.normalizer.unnormalize("action", chunk)
+        return self.normalizer.unnormalize("action", self._most_likely(observation))
 
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> dict[str, float]:
@@ -214,7 +244,7 @@ class ACTPolicy(Policy):
         nothing is encoded. "kl_dim/00" … are nats per dimension, mean over the batch.
         """
         target = self._target(batch)
-        chunk = self._decode(batch.observation, self._see(batch.observation), self._zero(batch.observation))
+        chunk = self._most_likely(batch.observation)
         figures = {"l1_z0": masked_l1(chunk, target, batch.is_pad).item()}
         if self.config.use_vae:
             mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
@@ -241,6 +271,10 @@ class ACTPolicy(Policy):
         return self.vision.as_maps(shares[:, len(self.vector_position) :])
 
     @torch.no_grad()
+    def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
+        return self.vision.encode(camera, frames) if self.vision is not None and self.vision.frozen else None
+
+    @torch.no_grad()
     def keypoints(self, observation: Observation) -> dict[str, Tensor]:
         return {} if self.vision is None else self.vision.find_keypoints(observation.images)
 
@@ -252,7 +286,8 @@ class ACTPolicy(Policy):
         return self._encode_style(batch.observation, self._target(batch), batch.is_pad)[0]
 
     def parameter_groups(self, lr: float) -> list[dict]:
-        modules = [] if self.vision is None else [self.vision.backbones, self.vision.keypoints]
+        parts = ("backbones", "merged", "keypoints")
+        modules = [] if self.vision is None else [getattr(self.vision, name) for name in parts]
         backbone = [p for module in modules for p in module.parameters()]
         ours = {id(p) for p in backbone}
         groups = [
@@ -265,18 +300,20 @@ class ACTPolicy(Policy):
     def _make_vision(self, pretrained: bool) -> CameraEncoder:
         config = self.config
         sizes = {name: self.spec.cameras[name] for name in self.cameras}
+        coarse, fine = config.backbone_stride, config.keypoint_stride or config.backbone_stride
+        between = [fine * 2**i for i in range(1, 6) if fine * 2**i < coarse] if config.backbone_frozen else []
         backbones = [
             make_backbone(
                 config.backbone,
                 config.backbone_weights,
-                strides=sorted({config.backbone_stride, config.keypoint_stride or config.backbone_stride}),
+                strides=sorted({fine, *between, coarse}),
                 width=config.backbone_width,
                 pretrained=pretrained,
             )
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
         frozen = config.backbone_weights == "imagenet"
-        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints)
+        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints, config.backbone_frozen)
 
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
@@ -297,7 +334,23 @@ class ACTPolicy(Policy):
         """Image tokens (B, L, d_model), the keypoints' last; L = 0 for a policy without cameras."""
         if self.vision is None:
             return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
-        return self.vision(observation.images)
+        return self.vision(observation.images, observation.features)
+
+    def _tell_keyframe(self, observation: Observation, image_tokens: Tensor) -> Tensor | None:
+        """Where each arm is going, (B, A) as z-scores of actions, told from the keypoints and the joint positions."""
+        if not self.tells_keyframes:
+            return None
+        points = rearrange(image_tokens[:, -len(self.cameras) :], "b n d -> b (n d)")
+        qpos = self.normalizer.normalize("qpos", observation.qpos)
+        if self.training:
+            qpos = qpos + KEYFRAME_NOISE * torch.randn_like(qpos)
+        return self.keyframe_head(torch.cat([points.float(), qpos], dim=-1))
+
+    def _most_likely(self, observation: Observation) -> Tensor:
+        """The chunk (B, k, A) of z = 0, normalised."""
+        image_tokens = self._see(observation)
+        keyframe = self._tell_keyframe(observation, image_tokens)
+        return self._decode(observation, image_tokens, self._zero(observation), keyframe)
 
     def _env_state(self, observation: Observation) -> Tensor:
         """Object poses as z-scores, (B, E)."""
@@ -305,8 +358,10 @@ class ACTPolicy(Policy):
             raise ConfigError("the policy looks at object poses (env_state), given none")
         return self.normalizer.normalize("env_state", observation.env_state)
 
-    def _decode(self, observation: Observation, image_tokens: Tensor, z: Tensor | None) -> Tensor:
-        """Normalised actions (B, k, A) from an observation, what `_see` made of it, and z (B, latent_dim)."""
+    def _decode(
+        self, observation: Observation, image_tokens: Tensor, z: Tensor | None, keyframe: Tensor | None
+    ) -> Tensor:
+        """Normalised actions (B, k, A) from an observation, what `_see` and `_tell_keyframe` made of it, and z."""
         vectors = [] if z is None else [self.latent_proj(z)]
         qpos = self.normalizer.normalize("qpos", observation.qpos)
         if self.training and self.config.qpos_noise:
@@ -314,6 +369,8 @@ class ACTPolicy(Policy):
         vectors.append(self.qpos_proj(qpos))
         if self.env_state_proj is not None:
             vectors.append(self.env_state_proj(self._env_state(observation)))
+        if keyframe is not None:
+            vectors.append(self.keyframe_proj(keyframe))
         tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
             position = torch.cat([position, self.vision.token_positions()])

