@@ -129,12 +129,15 @@ class ScriptedExpert:
 
     Attributes:
         intended: (N, 14) what the last call would have commanded without detours.
+        length: steps of an episode.
 
     Raises:
         ValueError: no expert for this environment.
     """
 
     cameras: tuple[str, ...] = ()
+    intended: np.ndarray | None = None
+    length = HORIZON
 
     def __init__(self, env_id: str, noise: float = 0.0):
         if env_id not in PLANS:

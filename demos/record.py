@@ -18,7 +18,8 @@ import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert
+from demos.experts import HORIZON, ScriptedExpert
+from demos.operators import LONGEST, Operator
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter
 from envs.aloha import FPS, JOINT_NAMES
@@ -39,13 +40,23 @@ class RecordConfig:
         env_id: Gymnasium id of the task.
         cameras: camera → (height, width).
         first_seed: seeds are tried from here on.
-        noise: of the expert, see `demos.experts`.
+        noise: of the scripted expert, see `demos.experts`.
+        operator: who demonstrates instead of the scripted expert, see `demos.operators`; "" is the expert.
+        traits: more traits of the operator.
     """
 
     env_id: str
     cameras: dict[str, tuple[int, int]]
     first_seed: int = 0
     noise: float = 0.0
+    operator: str = ""
+    traits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.operator and self.noise:
+            raise EpisodeError(f"noise {self.noise:g} is the scripted expert's; an operator strays by its traits")
+        if self.traits and not self.operator:
+            raise EpisodeError(f"traits ({', '.join(self.traits)}) are an operator's; name one, plain for example")
 
 
 @dataclass(frozen=True)
@@ -121,9 +132,10 @@ def record(
             if path is None:
                 rejected, in_a_row = rejected + 1, in_a_row + 1
                 if in_a_row >= MAX_REJECTED_IN_A_ROW:
+                    hint = "fewer traits" if config.operator else f"less noise ({config.noise:g} was given)"
                     raise EpisodeError(
-                        f"{folder}: the expert failed on {in_a_row} seeds in a row; {recorded} episodes are kept. "
-                        f"Lower the noise ({config.noise:g} was given)"
+                        f"{folder}: the demonstrator failed on {in_a_row} seeds in a row, {recorded} episodes are "
+                        f"kept; try {hint}"
                     )
             else:
                 path.rename(folder / f"episode_{recorded}.hdf5")
@@ -176,7 +188,7 @@ def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int,
     first, last = Episode(paths[0]), Episode(paths[-1])
     differences = first.spec.differences(spec)
     for name, given in _attributes(config).items():
-        there = first.attributes.get(name)
+        there = first.attributes.get(name, "")  # older files name no operator
         if there != given:
             differences.append(f"{name} is {there} here, {given} there")
     if differences:
@@ -188,34 +200,39 @@ def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int,
     return len(paths), last.seed + 1 - config.first_seed - len(paths), last.seed + 1
 
 
-def _attributes(config: RecordConfig) -> dict[str, int | float]:
-    return {"noise": config.noise, "first_seed": config.first_seed}
+def _attributes(config: RecordConfig) -> dict[str, int | float | str]:
+    operator = {"operator": config.operator, "traits": " ".join(config.traits)}
+    return {"noise": config.noise, "first_seed": config.first_seed, **operator}
 
 
 class _Recorder:
-    """One environment and one expert that record episode after episode."""
+    """One environment and one demonstrator that record episode after episode."""
 
     def __init__(self, config: RecordConfig, folder: Path):
         self.config, self.folder = config, folder
-        self.venv = make_vector_env(config.env_id, cameras=config.cameras)
-        self.expert = ScriptedExpert(config.env_id, config.noise)
+        if config.operator:
+            self.expert = Operator(config.env_id, config.operator, config.traits)
+        else:
+            self.expert = ScriptedExpert(config.env_id, config.noise)
+        horizon = LONGEST if config.operator else HORIZON
+        self.venv = make_vector_env(config.env_id, cameras=config.cameras, horizon=horizon)
         assert isinstance(self.venv, SyncVectorEnv)
         self.spec = spec_of(self.venv.envs[0])
 
     def __call__(self, seed: int) -> Path | None:
-        """Record the episode of a seed: its file among the pending ones, or None where the expert failed."""
+        """Record the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
         path = self.folder / PENDING / f"seed_{seed}.hdf5"
-        with EpisodeWriter(
-            path, self.spec, seed=seed, expert="scripted", attributes=_attributes(self.config)
-        ) as writer:
-            for step in rollout(self.venv, self.expert, [seed], always_look=True):
+        config, expert = self.config, self.expert
+        name = config.operator or "scripted"
+        with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=_attributes(config)) as writer:
+            for step in rollout(self.venv, expert, [seed], always_look=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
-                intended = self.expert.intended[0] if self.config.noise else None
+                intended = expert.intended[0] if config.noise and expert.intended is not None else None
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
-                if step.last and success[0]:
-                    return writer.close(*success)
-        return None
+                if step.t + 1 == expert.length:
+                    return writer.close(*success) if success[0] else None
+        raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
 
 
 class _Pool:

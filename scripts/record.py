@@ -1,6 +1,7 @@
-"""Record scripted demonstrations in simulation.
+"""Record demonstrations in simulation: by the scripted expert, or by an operator who demonstrates as people do.
 
     python scripts/record.py --task transfer_cube --episodes 50 --out data/transfer_cube
+    python scripts/record.py --task transfer_cube --operator mixed --out data/mixed
     python scripts/record.py --task transfer_cube --episodes 2 --out data/tiny          # seconds on a CPU
 
 Only successful episodes are kept, exactly as many as asked for. The same command goes on with a half-filled folder.
@@ -10,6 +11,7 @@ Started by torchrun, on machines that share the folder, every process records it
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -17,10 +19,12 @@ from demos.record import RecordConfig, record
 from envs import env_id
 from scripts.common import ranks, run
 
+Trait = Literal["pauses", "tempo", "wander", "overshoot", "misses", "approaches", "order", "idle_ends"]
+
 
 @dataclass(frozen=True)
 class Args:
-    """Record scripted demonstrations in simulation."""
+    """Record demonstrations in simulation."""
 
     task: str
     """transfer_cube or insertion."""
@@ -39,12 +43,18 @@ class Args:
     workers: int = min(2, os.cpu_count() or 1)
     """Processes that simulate and write."""
     noise: float = 0.0
-    """Size in metres of the expert's detours, from which it recovers; 0.02 to 0.05 is useful."""
+    """Size in metres of the scripted expert's detours, from which it recovers; 0.02 to 0.05 is useful."""
+    operator: Literal["plain", "careful", "hasty", "mixed"] | None = None
+    """Who demonstrates instead of the scripted expert: plain (as ACT's own scripts move), careful, hasty or mixed."""
+    traits: tuple[Trait, ...] = ()
+    """More traits of the operator, plain if none is named: pauses, tempo, wander, overshoot, misses, approaches, order,
+    idle_ends."""
 
 
 def main(args: Args) -> None:
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
-    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise)
+    operator = args.operator or ("plain" if args.traits else "")
+    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, operator, args.traits)
     with (
         ranks() as (rank, size, wait),
         tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode", disable=rank > 0) as bar,

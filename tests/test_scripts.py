@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TINY = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-style-layers", "1"]
-TINY += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--backbone-width", "0.125", "--steps", "6"]
+TINY += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
 TINY += ["--batch-size", "4", "--val-every", "3", "--save-every", "3", "--log-every", "2", "--warmup-steps", "2"]
 
 

@@ -25,7 +25,6 @@ FLAGS = {
     "n-heads": 2,
     "ffn-dim": 32,
     "latent-dim": 4,
-    "backbone-width": 0.125,
     "steps": 60,
     "batch-size": 4,
     "log-every": 2,
