@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ import torch
 from act.chunking import ChunkExecutor
 from act.device import autocast
 from act.policies.base import Observation, Policy
+
+Draw = Literal["mean", "episode", "chunk"]
 
 
 class PolicyAgent:
@@ -20,6 +23,9 @@ class PolicyAgent:
         compile: compile the policy for each size of batch: a minute at the first query, faster ones afterwards, on
             CUDA as one graph.
         dtype: of the policy's matrix products; its inputs and answers are float32 in any case.
+        draw: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
+            "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
+            own, which follow from its seed.
 
     Attributes:
         cameras: the cameras it looks at.
@@ -28,21 +34,29 @@ class PolicyAgent:
     """
 
     def __init__(
-        self, policy: Policy, executor: ChunkExecutor, compile: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        policy: Policy,
+        executor: ChunkExecutor,
+        compile: bool = False,
+        dtype: torch.dtype = torch.float32,
+        draw: Draw = "mean",
     ):
         self.policy, self.executor = policy.eval(), executor
         self.cameras = policy.cameras
         self.latencies: list[float] = []
         self._device = next(policy.parameters()).device
         self._dtype = dtype
+        self._draw = draw if policy.chance_dim else "mean"
         self._warm = False
         self._answer = policy.predict
         if compile:
             self._answer = torch.compile(policy.predict, mode="reduce-overhead", dynamic=False)
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        """A new wave of N = len(seeds) episodes begins. A policy draws no random numbers, so seeds only count them."""
+        """A new wave of N = len(seeds) episodes begins."""
         self.executor.reset(len(seeds))
+        self._chances = [np.random.default_rng([seed, 0xAC7]) for seed in seeds]
+        self._chance = self._drawn() if self._draw == "episode" else None
 
     def looks(self) -> bool:
         """Will the next call need images?"""
@@ -51,6 +65,11 @@ class PolicyAgent:
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Observations with a leading N → actions (N, A) float32. Images are read only where `looks` was true."""
         return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
+
+    def _drawn(self) -> torch.Tensor:
+        """(N, chance_dim) standard normal numbers, a row from each episode's own stream."""
+        rows = [chance.standard_normal(self.policy.chance_dim, np.float32) for chance in self._chances]
+        return torch.from_numpy(np.stack(rows)).to(self._device)
 
     def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, k, A) float32, physical units."""
@@ -61,7 +80,8 @@ class PolicyAgent:
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},
                 torch.from_numpy(observation["env_state"]) if self.policy.uses_env_state else None,
             )
-            chunk = self._answer(seen.to(self._device)).cpu().numpy()  # the copy waits for the device
+            chance = self._drawn() if self._draw == "chunk" else self._chance
+            chunk = self._answer(seen.to(self._device), chance).cpu().numpy()  # the copy waits for the device
         if self._warm:
             self.latencies.append(time.perf_counter() - start)
         self._warm = True

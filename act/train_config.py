@@ -60,7 +60,8 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto is CUDA where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward pass; auto is bfloat16 on CUDA and on CPUs with AMX. Weights are always float32."""
+    """Precision of the forward pass; auto is bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16. Weights are always
+    float32."""
     compile: bool = False
     """Compile the training step with torch.compile: minutes at the start, faster steps."""
     cache: Literal["auto", "device", "ram", "none"] = "auto"

@@ -65,7 +65,7 @@ class Args:
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Precision of the policy; auto is bfloat16 on CUDA and on CPUs with AMX, where it is faster."""
+    """Precision of the policy; auto is bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16, where it is faster."""
     compile: bool = False
     """Compile the policy: a minute at the start, faster answers."""
     wandb: Literal["offline", "online", "disabled"] = "disabled"

@@ -96,3 +96,22 @@ def test_it_gives_the_first_actions_of_the_policys_chunk(policy):
         images = {"top": torch.from_numpy(seen["images/top"])}
         chunk = policy.eval().predict(Observation(torch.from_numpy(seen["qpos"]), images))
     np.testing.assert_array_equal(actions, chunk.numpy().swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("draw", ["episode", "chunk"])
+def test_chance_follows_from_the_seed_of_each_episode(policy, draw):
+    """Whatever runs beside an episode; and once an episode, the same chance decides at every look."""
+
+    def run(seeds: list[int], which: int, draw: str = draw) -> np.ndarray:
+        agent = PolicyAgent(policy, RecedingHorizon(K, 2), draw=draw)  # pyright: ignore[reportArgumentType]
+        seen = observe(0, 1)
+        seen = {name: np.repeat(value, len(seeds), axis=0) for name, value in seen.items()}
+        agent.reset(seeds, seen)
+        return np.stack([agent(seen)[which] for _ in range(4)])
+
+    alone, beside = run([7], 0), run([8, 7], 1)
+    np.testing.assert_allclose(alone, beside, rtol=1e-5, atol=1e-6)
+    assert np.abs(run([8, 7], 0) - beside).max() > 1e-4
+    assert np.abs(run([7], 0, "mean") - alone).max() > 1e-4
+    again = np.abs(alone[:2] - alone[2:]).max()  # the same observation, seen a second time
+    assert (again < 1e-6) == (draw == "episode")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from act.normalizer import MIN_STD, Normalizer
-from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, act, make_policy, policy_name
+from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, Observation, act, make_policy, policy_name
 from act.policies.transformer import Attention, Encoder, sinusoid_1d, sinusoid_2d
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 
@@ -28,9 +28,12 @@ def losses_and_gradients(policy: ACTPolicy, batch: Batch) -> tuple[dict[str, flo
 
 
 def test_kl_equals_torch_distributions():
-    mu, logvar = torch.randn(5, 8), torch.randn(5, 8)
-    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
-    torch.testing.assert_close(act.kl_divergence(mu, logvar), expected)
+    mu, logvar, prior_mu, prior_logvar = torch.randn(4, 5, 8)
+    expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(prior_mu, (prior_logvar / 2).exp()))
+    torch.testing.assert_close(act.kl_divergence(mu, logvar, prior_mu, prior_logvar), expected)
+    zero = torch.zeros(5, 8)
+    standard = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(act.kl_divergence(mu, logvar, zero, zero), standard)
 
 
 def test_loss_is_l1_plus_weighted_kl_summed_over_the_latent_and_averaged_over_the_batch():
@@ -171,6 +174,46 @@ def test_active_units_count_the_dimensions_that_vary():
     assert collapsed["active_units"] == 0
     assert collapsed["posterior_std"] == 1
     assert [collapsed[f"kl_dim/{i:02d}"] for i in range(TINY.latent_dim)] == [0.0] * TINY.latent_dim
+
+
+@pytest.mark.parametrize(
+    "settings", [{"keypoints": 4}, {"cameras": (), "use_env_state": True}], ids=["images", "blind"]
+)
+def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
+    """Of two ways, one for each half of the batch, the observation tells nothing: z tells which, chance takes either."""
+    torch.manual_seed(0)
+    config = replace(TINY, **settings, prior="learned", kl_weight=0.02)
+    policy, batch = make(config), make_batch(32)
+    same = {name: frames[:1].expand(32, -1, -1, -1) for name, frames in batch.observation.images.items()}
+    assert batch.observation.env_state is not None
+    observation = Observation(
+        batch.observation.qpos[:1].repeat(32, 1), same, batch.observation.env_state[:1].repeat(32, 1)
+    )
+    way = torch.tensor([-1.0, 1.0]).repeat_interleave(16)
+    batch = Batch(
+        observation, way[:, None, None].expand(-1, config.chunk_size, 14), torch.zeros(32, 6, dtype=torch.bool)
+    )
+    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
+    for _ in range(150):
+        loss = policy(batch)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert policy(batch)["l1"] < 0.1
+    assert 0.5 < policy(batch)["kl"] < 3.0  # ln 2 = 0.69 nats are needed, a few more are cheap
+    figures = policy.eval().diagnostics(batch)
+    assert 1 <= figures["active_units"] <= config.latent_dim
+    drawn = policy.predict(observation, torch.randn(32, config.latent_dim)).mean(dim=(1, 2))
+    assert (drawn.abs() > 0.8).float().mean() > 0.7  # hardly anything between the ways
+    assert 6 <= (drawn > 0).sum() <= 26
+
+
+def test_a_standard_prior_draws_around_zero():
+    policy, observation = make(BLIND).eval(), make_batch().observation
+    assert policy.chance_dim == TINY.latent_dim
+    assert torch.equal(policy.predict(observation), policy.predict(observation, torch.zeros(3, TINY.latent_dim)))
+    assert not torch.equal(policy.predict(observation), policy.predict(observation, torch.ones(3, TINY.latent_dim)))
+    assert make(replace(BLIND, use_vae=False)).chance_dim == 0
 
 
 def test_state_dict_round_trip_carries_the_normaliser():

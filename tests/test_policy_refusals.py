@@ -42,6 +42,11 @@ def test_bad_statistics_are_refused(stats: dict, message: str):
             {"pose_weight": 1.0},
             "pose_weight is 1, but there are no keypoints to read poses from; use --pose-weight 0 or --keypoints 32",
         ),
+        ({"prior": "uniform"}, "prior is 'uniform'; choose standard or learned"),
+        (
+            {"prior": "learned", "cameras": ("top",)},
+            "prior learned has no keypoints to be told from; use --prior standard or --keypoints 32",
+        ),
         ({"backbone_weights": "coco"}, "backbone_weights is 'coco'; choose imagenet or none"),
         (
             {"backbone_weights": "imagenet", "backbone_width": 0.5},

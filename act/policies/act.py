@@ -1,7 +1,7 @@
 """ACT: action chunking with transformers, a conditional VAE (Zhao et al. 2023, arXiv 2304.13705, section IV).
 
-    training    qpos, a_1 … a_k ── style encoder ──► μ, σ ──► z = μ + σ ε;  loss L1(â, a) + β KL(N(μ, σ²) ‖ N(0, 1))
-    inference                                                 z = 0
+    training    qpos, a_1 … a_k ── style encoder ──► μ, σ ──► z = μ + σ ε;  loss L1(â, a) + β KL(N(μ, σ²) ‖ prior)
+    inference                                                 z = the prior's mean, or drawn from it
     both        z, qpos, (object poses), image tokens ── encoder ── decoder, k learned queries ──► â_1 … â_k
 
 Where this differs from the published code:
@@ -11,6 +11,9 @@ Where this differs from the published code:
 - Several cameras get a learned embedding each; the original tells them apart by their contents alone.
 - Object poses may be one more token, beside images or instead of them.
 - In evaluation mode z is the posterior's mean instead of a draw: the validation loss is then a fixed number.
+- The prior is N(0, 1), as published, or, as an option of ours, learned: a normal distribution told from the observation
+  (Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional Generative Models", section 4).
+  Then β prices only what the observation leaves open, and can be small.
 - Options of ours, off by default: keypoints (`vision.Keypoints`); auxiliary losses that teach them object poses, or
   where each arm will next close or open its gripper (`act.keyframes`), the answer to which becomes one more token; a
   backbone that is never trained; and noise on the joint positions in training.
@@ -70,7 +73,10 @@ class ACTConfig:
     latent_dim: int = 32
     """Length of z."""
     kl_weight: float = 10.0
-    """β. The authors advise 10 to 100."""
+    """β. The authors advise 10 to 100, at which z carries nothing of most demonstrations."""
+    prior: Literal["standard", "learned"] = "standard"
+    """What z is without actions: standard normal, or a normal distribution told from keypoints (or object poses) and
+    joint positions."""
 
     backbone: str = "resnet18"
     """Any timm network that gives feature maps."""
@@ -131,6 +137,10 @@ class ACTConfig:
                     f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
                     f"use --{what}-weight 0 or --keypoints 32"
                 )
+        if self.prior not in ("standard", "learned"):
+            raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
+        if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
+            raise ConfigError("prior learned has no keypoints to be told from; use --prior standard or --keypoints 32")
         if self.backbone_frozen and self.backbone_weights == "none":
             raise ConfigError(
                 "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
@@ -188,11 +198,15 @@ class ACTPolicy(Policy):
         self.qpos_proj = Float32Linear(n_joints, d)
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vision = self._make_vision(pretrained) if self.cameras else None
+        seen = len(self.cameras) * d + n_joints  # the keypoints' tokens and the joint positions
         tells_keyframes = bool(config.keyframe_weight and self.cameras)
         if tells_keyframes:
-            seen = len(self.cameras) * d + n_joints
-            self.keyframe_head = nn.Sequential(Float32Linear(seen, d), nn.ReLU(), Float32Linear(d, n_joints))
+            self.keyframe_head = two_layers(seen, d, n_joints)
             self.keyframe_proj = Float32Linear(n_joints, d)
+        self.prior_head = None  # μ, log σ² of p(z | observation)
+        if config.use_vae and config.prior == "learned":
+            seen += spec.env_state_dim * config.use_env_state
+            self.prior_head = two_layers(seen, d, 2 * config.latent_dim)
         vectors = 1 + config.use_vae + config.use_env_state + tells_keyframes
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
         self.tells_keyframes = tells_keyframes
@@ -209,11 +223,11 @@ class ACTPolicy(Policy):
         """
         config, observation, target = self.config, batch.observation, self._target(batch)
         z, kl = None, target.new_zeros(())
+        image_tokens = self._see(observation)
         if config.use_vae:
             mu, logvar = self._encode_style(observation, target, batch.is_pad)
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
-            kl = kl_divergence(mu, logvar).sum(dim=-1).mean()
-        image_tokens = self._see(observation)
+            kl = kl_divergence(mu, logvar, *self._prior(observation, image_tokens)).sum(dim=-1).mean()
         keyframe = self._tell_keyframe(observation, image_tokens)
         chunk = self._decode(observation, image_tokens, z, keyframe)
         l1 = masked_l1(chunk, target, batch.is_pad, batch.valid_steps)
@@ -231,26 +245,37 @@ class ACTPolicy(Policy):
         return losses
 
     @torch.no_grad()
-    def predict(self, observation: Observation) -> Tensor:
-        """The next k actions, (B, k, A), in physical units, with z = 0: the prior's mean."""
-        return self.normalizer.unnormalize("action", self._most_likely(observation))
+    def predict(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+        """The next k actions, (B, k, A), in physical units.
+
+        With z = the prior's mean, 0 if it is standard; or, given (B, latent_dim) standard normal numbers, with
+        z = μ + σ · chance: drawn from the prior.
+        """
+        return self.normalizer.unnormalize("action", self._answer(observation, chance))
+
+    @property
+    def chance_dim(self) -> int:
+        return self.config.latent_dim if self.config.use_vae else 0
 
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """What the latent does on this batch; the larger the batch, the better the count of active units.
 
-        "l1_z0" is the L1 with z = 0, as at inference. "active_units" counts the dimensions whose posterior mean varies
-        between samples: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, arXiv 1509.00519). "posterior_std" is the mean σ, 1 if
-        nothing is encoded. "kl_dim/00" … are nats per dimension, mean over the batch.
+        "l1_z0" is the L1 with the prior's mean, as at inference. "active_units" counts the dimensions whose posterior
+        mean varies between samples, seen from the prior in its standard deviations: Var_x(E[z|x]) > 0.01 (Burda et al.
+        2016, arXiv 1509.00519). "posterior_std" is the mean σ in those, 1 if nothing is encoded. "kl_dim/00" … are nats
+        per dimension, mean over the batch.
         """
         target = self._target(batch)
-        chunk = self._most_likely(batch.observation)
+        chunk = self._answer(batch.observation)
         figures = {"l1_z0": masked_l1(chunk, target, batch.is_pad).item()}
         if self.config.use_vae:
             mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
-            figures["active_units"] = float((mu.var(dim=0, correction=0) > 0.01).sum())
-            figures["posterior_std"] = (logvar / 2).exp().mean().item()
-            per_dim = kl_divergence(mu, logvar).mean(dim=0).tolist()
+            prior_mu, prior_logvar = self._prior(batch.observation, self._see(batch.observation))
+            shift = (mu - prior_mu) * (-prior_logvar / 2).exp()
+            figures["active_units"] = float((shift.var(dim=0, correction=0) > 0.01).sum())
+            figures["posterior_std"] = ((logvar - prior_logvar) / 2).exp().mean().item()
+            per_dim = kl_divergence(mu, logvar, prior_mu, prior_logvar).mean(dim=0).tolist()
             figures |= {f"kl_dim/{i:02d}": kl for i, kl in enumerate(per_dim)}
         return figures
 
@@ -336,21 +361,40 @@ class ACTPolicy(Policy):
             return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
         return self.vision(observation.images, observation.features)
 
+    def _glance(self, observation: Observation, image_tokens: Tensor, noise: float = 0.0) -> Tensor:
+        """What can be told at a glance: the keypoints and the joint positions, these with noise in training."""
+        points = rearrange(image_tokens[:, len(image_tokens[0]) - len(self.cameras) :], "b n d -> b (n d)")
+        qpos = self.normalizer.normalize("qpos", observation.qpos)
+        if self.training and noise:
+            qpos = qpos + noise * torch.randn_like(qpos)
+        return torch.cat([points.float(), qpos], dim=-1)
+
     def _tell_keyframe(self, observation: Observation, image_tokens: Tensor) -> Tensor | None:
         """Where each arm is going, (B, A) as z-scores of actions, told from the keypoints and the joint positions."""
         if not self.tells_keyframes:
             return None
-        points = rearrange(image_tokens[:, -len(self.cameras) :], "b n d -> b (n d)")
-        qpos = self.normalizer.normalize("qpos", observation.qpos)
-        if self.training:
-            qpos = qpos + KEYFRAME_NOISE * torch.randn_like(qpos)
-        return self.keyframe_head(torch.cat([points.float(), qpos], dim=-1))
+        return self.keyframe_head(self._glance(observation, image_tokens, KEYFRAME_NOISE))
 
-    def _most_likely(self, observation: Observation) -> Tensor:
-        """The chunk (B, k, A) of z = 0, normalised."""
-        image_tokens = self._see(observation)
+    def _prior(self, observation: Observation, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of p(z | observation), each (B, latent_dim) float32."""
+        if self.prior_head is None:
+            zero = observation.qpos.new_zeros(len(observation.qpos), self.config.latent_dim)
+            return zero, zero
+        glance = self._glance(observation, image_tokens)
+        if self.uses_env_state:
+            glance = torch.cat([glance, self._env_state(observation)], dim=-1)
+        mu, logvar = self.prior_head(glance).chunk(2, dim=-1)
+        return mu, logvar
+
+    def _answer(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+        """The chunk (B, k, A), normalised, of the prior's mean, or of a draw from the prior."""
+        image_tokens, z = self._see(observation), None
+        if self.config.use_vae:
+            z, logvar = self._prior(observation, image_tokens)
+            if chance is not None:
+                z = z + (logvar / 2).exp() * chance
         keyframe = self._tell_keyframe(observation, image_tokens)
-        return self._decode(observation, image_tokens, self._zero(observation), keyframe)
+        return self._decode(observation, image_tokens, z, keyframe)
 
     def _env_state(self, observation: Observation) -> Tensor:
         """Object poses as z-scores, (B, E)."""
@@ -377,11 +421,6 @@ class ACTPolicy(Policy):
         memory = self.encoder(tokens, position)
         return self.action_head(self.decoder(self.query, memory, position))
 
-    def _zero(self, observation: Observation) -> Tensor | None:
-        """z = 0, (B, latent_dim); None without a VAE."""
-        shape = len(observation.qpos), self.config.latent_dim
-        return observation.qpos.new_zeros(shape) if self.config.use_vae else None
-
     def _check_against_spec(self) -> None:
         if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
             known = ", ".join(self.spec.cameras) or "none"
@@ -403,6 +442,15 @@ def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: T
     return total / (steps * target.shape[-1]).clamp(min=1)
 
 
-def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, 1)) per dimension, nats (Kingma and Welling 2014, appendix B); in and out (B, latent_dim)."""
-    return (mu.square() + logvar.exp() - 1 - logvar) / 2
+def kl_divergence(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) per dimension, nats; in and out (B, latent_dim).
+
+    With μ_p = 0 and σ_p = 1 that of Kingma and Welling 2014, appendix B.
+    """
+    ratio = ((mu - prior_mu).square() + logvar.exp()) * (-prior_logvar).exp()
+    return (ratio - 1 + prior_logvar - logvar) / 2
+
+
+def two_layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """A small network from and to numbers at the precision of the robot."""
+    return nn.Sequential(Float32Linear(inputs, width), nn.ReLU(), Float32Linear(width, outputs))

@@ -92,9 +92,18 @@ class Policy(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Training losses: "loss", the scalar to minimise, and its named parts, all scalars."""
 
+    @property
+    def chance_dim(self) -> int:
+        """How many random numbers decide between several ways of going on; 0: there is only one."""
+        return 0
+
     @abstractmethod
-    def predict(self, observation: Observation) -> Tensor:
-        """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode unless documented."""
+    def predict(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+        """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode.
+
+        Args:
+            chance: (B, chance_dim) standard normal numbers that decide between ways; None: the mean or most likely one.
+        """
 
     def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
         """What training never changes of how a camera's frames are seen: (B, H, W, 3) uint8 → (B, F) float16.

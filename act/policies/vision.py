@@ -173,7 +173,8 @@ class CameraEncoder(nn.Module):
                 found.append((i, group, self.backbones[i](self._normalize(frames))))
                 continue
             rows = [features[name] if name in features else self.encode(name, images[name]) for name in group]
-            shapes, whole = self.map_shapes[group[0]], torch.cat(rows).float()
+            # Float before they are joined: autocast on CPUs knows no float16.
+            shapes, whole = self.map_shapes[group[0]], torch.cat([row.float() for row in rows])
             parts = whole.split([math.prod(shape) for shape in shapes], dim=1)
             maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
             found.append((i, group, self.merged[i](maps)))
