@@ -2,9 +2,12 @@
 
 import errno
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -51,6 +54,17 @@ def ranks() -> Iterator[tuple[int, int, Callable[[], object]]]:
 
     with join_world() as world:
         yield world.rank, world.size, lambda: world.gather(None)
+
+
+def step(script: str, *arguments: object) -> float:
+    """Run a script as a person would; returns its seconds. A script that fails ends this one with its exit code."""
+    words = [str(word) for word in arguments]
+    print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *words], check=False).returncode
+    if code:
+        sys.exit(code)
+    return time.perf_counter() - start
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:

@@ -7,15 +7,10 @@ It runs the three scripts one after the other and shows their command lines. Int
 """
 
 import json
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.common import run
-
-SCRIPTS = Path(__file__).parent
+from scripts.common import run, step
 
 
 @dataclass(frozen=True)
@@ -67,17 +62,6 @@ def main(args: Args) -> None:
         "pictures": step("inspect_data.py", data, "--out", out / "pictures"),
     }  # fmt: skip
     print(summary(out, results, seconds))
-
-
-def step(script: str, *arguments: object) -> float:
-    """Run a script as a person would; returns its seconds. A script that fails ends this one with its exit code."""
-    words = [str(word) for word in arguments]
-    print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
-    start = time.perf_counter()
-    code = subprocess.run([sys.executable, str(SCRIPTS / script), *words], check=False).returncode
-    if code:
-        sys.exit(code)
-    return time.perf_counter() - start
 
 
 def summary(out: Path, results: Path, seconds: dict[str, float]) -> str:

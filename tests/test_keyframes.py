@@ -108,11 +108,14 @@ def test_weights_of_the_package_are_checked(monkeypatch):
 def test_a_frozen_backbone_sees_as_imagenet_taught_it():
     policy = ACTPolicy(FROZEN, SPEC)
     assert policy.vision is not None
-    backbone = policy.vision.backbones.train()
+    backbone = policy.vision.backbones
     assert not any(p.requires_grad for p in backbone.parameters())
-    norms = [m for m in policy.train().vision.backbones.modules() if isinstance(m, torch.nn.BatchNorm2d)]  # pyright: ignore
-    assert norms
-    assert not any(norm.training for norm in norms)
+    pictures = torch.randn(2, 3, 48, 64)
+    as_taught = vision_module.make_backbone(FROZEN.backbone, "imagenet", strides=[4, 8, 16]).eval()
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in as_taught.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())  # parts of the convolutions now
+    for seen, expected in zip(backbone[0](pictures), as_taught(pictures), strict=True):
+        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
     with pytest.raises(ConfigError, match="would keep the random weights"):
         ACTConfig(backbone_frozen=True, backbone_weights="none")
 

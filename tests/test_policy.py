@@ -180,7 +180,7 @@ def test_active_units_count_the_dimensions_that_vary():
     "settings", [{"keypoints": 4}, {"cameras": (), "use_env_state": True}], ids=["images", "blind"]
 )
 def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
-    """Of two ways, one for each half of the batch, the observation tells nothing: z tells which, chance takes either."""
+    """Of two ways, one for each half of the batch, the observation tells nothing: z tells which, chance takes one."""
     torch.manual_seed(0)
     config = replace(TINY, **settings, prior="learned", kl_weight=0.02)
     policy, batch = make(config), make_batch(32)

@@ -334,6 +334,7 @@ class ACTPolicy(Policy):
                 strides=sorted({fine, *between, coarse}),
                 width=config.backbone_width,
                 pretrained=pretrained,
+                frozen=config.backbone_frozen,
             )
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
