@@ -11,7 +11,7 @@ from act.chunking import ChunkExecutor
 from act.device import autocast
 from act.policies.base import Observation, Policy
 
-Draw = Literal["mean", "episode", "chunk"]
+Sample = Literal["mean", "episode", "chunk"]
 
 
 class PolicyAgent:
@@ -23,7 +23,7 @@ class PolicyAgent:
         compile: compile the policy for each size of batch: a minute at the first query, faster ones afterwards, on
             CUDA as one graph.
         dtype: of the policy's matrix products; its inputs and answers are float32 in any case.
-        draw: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
+        sample: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
             "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
             own, which follow from its seed.
 
@@ -39,14 +39,14 @@ class PolicyAgent:
         executor: ChunkExecutor,
         compile: bool = False,
         dtype: torch.dtype = torch.float32,
-        draw: Draw = "mean",
+        sample: Sample = "mean",
     ):
         self.policy, self.executor = policy.eval(), executor
         self.cameras = policy.cameras
         self.latencies: list[float] = []
         self._device = next(policy.parameters()).device
         self._dtype = dtype
-        self._draw = draw if policy.chance_dim else "mean"
+        self._sample = sample if policy.chance_dim else "mean"
         self._warm = False
         self._answer = policy.predict
         if compile:
@@ -56,7 +56,7 @@ class PolicyAgent:
         """A new wave of N = len(seeds) episodes begins."""
         self.executor.reset(len(seeds))
         self._chances = [np.random.default_rng([seed, 0xAC7]) for seed in seeds]
-        self._chance = self._drawn() if self._draw == "episode" else None
+        self._chance = self._drawn() if self._sample == "episode" else None
 
     def looks(self) -> bool:
         """Will the next call need images?"""
@@ -80,7 +80,7 @@ class PolicyAgent:
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},
                 torch.from_numpy(observation["env_state"]) if self.policy.uses_env_state else None,
             )
-            chance = self._drawn() if self._draw == "chunk" else self._chance
+            chance = self._drawn() if self._sample == "chunk" else self._chance
             chunk = self._answer(seen.to(self._device), chance).cpu().numpy()  # the copy waits for the device
         if self._warm:
             self.latencies.append(time.perf_counter() - start)

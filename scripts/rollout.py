@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from act.agent import PolicyAgent
+from act.agent import PolicyAgent, Sample
 from act.checkpoint import check_env_matches, find_checkpoint, load_policy, read_checkpoint
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
 from act.device import pick_device, pick_dtype
@@ -54,6 +54,9 @@ class Args:
     paper, with ten looks a chunk."""
     every: int = 1
     """With --ensemble: steps between two looks."""
+    sample: Sample = "mean"
+    """Of several ways to go on, which a learned prior of z may tell apart: mean takes the one in their middle, episode
+    draws one for the whole episode, chunk draws anew at every look."""
     horizon: int | None = None
     """Steps of an episode; default: 1.2 times what the longest demonstration took without its pauses, at least 400."""
     videos: int = 0
@@ -97,7 +100,8 @@ def main(args: Args) -> None:
         folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         video_dir = args.video_dir or folder / "rollout"
         films = {seed: video_dir / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
-        agent = PolicyAgent(policy, executor_for(args, policy), args.compile, pick_dtype(args.dtype, device))
+        dtype = pick_dtype(args.dtype, device)
+        agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample)
         shares = world.gather((roll_out(args, task, agent, seeds[world.rank :: world.size], films), agent.latencies))
         if world.is_main:
             args = replace(args, horizon=args.horizon or policy.horizon)

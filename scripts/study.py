@@ -2,7 +2,7 @@
 
     python scripts/study.py --out runs/study                             # all kinds: a day on two cores
     python scripts/study.py --out runs/study --tasks transfer_cube --kinds plain mixed --training-seeds 3
-    python scripts/study.py --out runs/tiny --kinds plain --demonstrations 2 --rollouts 2 --train "--steps 20"
+    python scripts/study.py --out runs/tiny --kinds plain --demonstrations 2 --rollouts 2 --train="--steps 20"
 
 It runs record.py, train.py and rollout.py and shows their command lines. Interrupted, it goes on where it was; called
 again with more kinds or seeds, it adds them to the table.
@@ -47,9 +47,9 @@ class Args:
     label: str = "recipe"
     """Name of the recipe in the table."""
     train: str = ""
-    """More flags of train.py, in quotes: another recipe; give it another --label."""
+    """More flags of train.py, as in --train="--steps 8000": another recipe, to be given another --label."""
     rollout: str = ""
-    """More flags of rollout.py, in quotes."""
+    """More flags of rollout.py."""
     demonstrations: int = 50
     """Of each kind."""
     rollouts: int = 100

@@ -98,12 +98,12 @@ def test_it_gives_the_first_actions_of_the_policys_chunk(policy):
     np.testing.assert_array_equal(actions, chunk.numpy().swapaxes(0, 1))
 
 
-@pytest.mark.parametrize("draw", ["episode", "chunk"])
-def test_chance_follows_from_the_seed_of_each_episode(policy, draw):
+@pytest.mark.parametrize("sample", ["episode", "chunk"])
+def test_chance_follows_from_the_seed_of_each_episode(policy, sample):
     """Whatever runs beside an episode; and once an episode, the same chance decides at every look."""
 
-    def run(seeds: list[int], which: int, draw: str = draw) -> np.ndarray:
-        agent = PolicyAgent(policy, RecedingHorizon(K, 2), draw=draw)  # pyright: ignore[reportArgumentType]
+    def run(seeds: list[int], which: int, sample: str = sample) -> np.ndarray:
+        agent = PolicyAgent(policy, RecedingHorizon(K, 2), sample=sample)  # pyright: ignore[reportArgumentType]
         seen = observe(0, 1)
         seen = {name: np.repeat(value, len(seeds), axis=0) for name, value in seen.items()}
         agent.reset(seeds, seen)
@@ -114,4 +114,4 @@ def test_chance_follows_from_the_seed_of_each_episode(policy, draw):
     assert np.abs(run([8, 7], 0) - beside).max() > 1e-4
     assert np.abs(run([7], 0, "mean") - alone).max() > 1e-4
     again = np.abs(alone[:2] - alone[2:]).max()  # the same observation, seen a second time
-    assert (again < 1e-6) == (draw == "episode")
+    assert (again < 1e-6) == (sample == "episode")
