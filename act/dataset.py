@@ -97,7 +97,7 @@ class ChunkDataset:
             )
         self.qpos = self._joined("qpos")  # (S, J)
         self.action = self._on_time_line(targets)  # (S, A)
-        self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, A)
+        self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames
@@ -122,7 +122,7 @@ class ChunkDataset:
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
-        values = {"qpos": self.qpos, "action": self.action, "env_state": self.env_state}
+        values = {"qpos": self.qpos, "action": self.action, "keyframe": self.keyframe, "env_state": self.env_state}
         train = {key: value[self.train.to(value.device)].double() for key, value in values.items() if value is not None}
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 

@@ -2,9 +2,10 @@
 
 Both are read off the commanded actions alone, so they need no simulator and no labels.
 
-- The *keyframe* of a step is where each arm's joints are commanded to be when its gripper next begins to close or to
-  open: the next grasp or release. (Keyframes at gripper events: James and Davison 2022, arXiv 2105.14829, section 4.)
-  As an auxiliary target it teaches a network what to look at, which the actions of the next second hardly do.
+- The *keyframe* of a step is where each arm's tool is commanded to be when its gripper next begins to close or to open:
+  the next grasp or release. (Keyframes at gripper events: James and Davison 2022, arXiv 2105.14829, section 4.) As an
+  auxiliary target it teaches a network what to look at, which the actions of the next second hardly do. Places are
+  told rather than joints: a picture shows them as they are, and they are the same from whatever side a hand comes.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -12,6 +13,8 @@ Both are read off the commanded actions alone, so they need no simulator and no 
 from collections.abc import Sequence
 
 import numpy as np
+
+from demos import kinematics
 
 TURN = 0.3  # share of its span that a gripper must travel for its turn to count
 LEAVES = 0.05  # share of its span by which it has left its place
@@ -57,11 +60,17 @@ def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
     return events
 
 
-def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The keyframe of every step of an episode, (T, A) float32 like `action` (T, A), physical units.
+def keyframe_dim(joint_names: Sequence[str]) -> int:
+    """K, the length of a keyframe."""
+    return 8 if kinematics.knows(joint_names) else len(joint_names)
 
-    An arm's columns hold its joints at its next gripper event and the gripper's opening after it; after the last event,
-    and without grippers, where the episode ends.
+
+def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """The keyframe of every step of an episode: `action` (T, A) in physical units → (T, K) float32.
+
+    Of ALOHA's arms: for each the place of its tool at its next gripper event, in m from its base, and the gripper's
+    opening after it. Of other robots, whose kinematics are not known: an arm's joints there. After the last event, and
+    without grippers, where the episode ends.
     """
     found = np.repeat(action[-1:], len(action), axis=0).astype(np.float32)
     for joints, gripper in arms_of(joint_names):
@@ -72,7 +81,10 @@ def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
         for start, stop in reversed(gripper_events(opening, span)):
             found[: start + 1, joints] = action[start, joints]
             found[: start + 1, gripper] = action[stop, gripper]
-    return found
+    if not kinematics.knows(joint_names):
+        return found
+    left, right = np.split(kinematics.tool_positions(found), 2, axis=-1)
+    return np.concatenate([left, found[:, 6:7], right, found[:, 13:14]], axis=-1).astype(np.float32)
 
 
 def moving_steps(action: np.ndarray, joint_names: Sequence[str], keep_end: int) -> np.ndarray:

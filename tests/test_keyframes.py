@@ -9,10 +9,12 @@ from tiny import SPEC, TINY, write_episodes
 
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, gripper_events, keyframes, moving_steps
+from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation
 from act.policies import vision as vision_module
 from demos.episode import Episode
+from demos.ik import BimanualIK
+from demos.kinematics import tool_positions
 from demos.spec import ALOHA_JOINTS
 
 CPU = torch.device("cpu")
@@ -54,18 +56,45 @@ def test_small_motions_and_noise_are_no_events():
     assert event[0] <= 31
 
 
-def test_a_keyframe_is_where_the_next_event_happens():
-    steps = 91
-    action = np.random.default_rng(1).normal(size=(steps, 14))
-    action[:, 6] = 1.0  # the left gripper never moves
+def closing_and_opening() -> np.ndarray:
+    """Random joints; the right gripper closes from step 30 on and opens from step 70 on, the left one never moves."""
+    action = np.random.default_rng(1).normal(size=(91, 14))
+    action[:, 6] = 1.0
     action[:, 13] = ramp((0, 1.0), (30, 1.0), (40, 0.0), (70, 0.0), (80, 1.0), (90, 1.0))
-    found = keyframes(action, ALOHA_JOINTS)
-    np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], steps, axis=0), rtol=1e-6)
+    return action
+
+
+def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
+    action = closing_and_opening()
+    found, tools = keyframes(action, ALOHA_JOINTS), tool_positions(action)
+    assert found.shape == (91, 8) == (91, keyframe_dim(ALOHA_JOINTS))
+    np.testing.assert_allclose(found[:, :3], np.repeat(tools[-1:, :3], 91, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found[10, 4:7], tools[30, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[50, 4:7], tools[70, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[85, 4:7], tools[-1, 3:], rtol=1e-5)
+    assert (found[:, 3] == 1.0).all()
+    assert [found[t, 7] for t in (10, 50, 85)] == [0.0, 1.0, 1.0]
+
+
+def test_keyframes_of_other_robots_are_joints():
+    action, names = closing_and_opening(), [f"{name}_of_mine" for name in ALOHA_JOINTS]
+    found = keyframes(action, names)
+    assert found.shape == action.shape == (91, keyframe_dim(names))
+    np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], 91, axis=0), rtol=1e-6)
     np.testing.assert_allclose(found[10, 7:13], action[30, 7:13], rtol=1e-6)
     np.testing.assert_allclose(found[50, 7:13], action[70, 7:13], rtol=1e-6)
     np.testing.assert_allclose(found[85], action[-1], rtol=1e-6)
-    assert found[10, 13] == 0.0
-    assert found[50, 13] == 1.0
+    assert [found[t, 13] for t in (10, 50)] == [0.0, 1.0]
+
+
+def test_tool_positions_are_those_of_the_simulator():
+    """Bases face each other, 0.469 m beside the middle of the table (facts of the station's model)."""
+    ik, joints = BimanualIK(), np.random.default_rng(0).uniform(-1, 1, (4, 14))
+    tools = tool_positions(joints)
+    for row, q in zip(tools, joints, strict=True):
+        left, right = ik.forward("left", q[:6])[0], ik.forward("right", q[7:13])[0]
+        np.testing.assert_allclose(row[:3], left - [-0.469, 0.5, 0], atol=1e-9)
+        np.testing.assert_allclose(row[3:], (right - [0.469, 0.5, 0]) * [-1, -1, 1], atol=1e-9)
 
 
 def test_pauses_are_cut_to_their_beginning_and_the_end_is_kept():

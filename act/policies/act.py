@@ -29,15 +29,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from act.errors import ConfigError
+from act.keyframes import keyframe_dim
 from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
 from act.policies.vision import CameraEncoder, make_backbone
 from demos.spec import EpisodeSpec
-
-KEYFRAME_NOISE = 0.1
-"""Noise on the joint positions from which keyframes are told, in training, in their standard deviations: near the
-object the arm gives it away, and would be believed instead of looked past."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,14 @@ class ACTConfig:
     """Weight of an auxiliary loss: L1 in z-scores of the object poses (env_state), read linearly from the keypoints. It
     teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
     keyframe_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the joints at each arm's next gripper event, see
-    `act.keyframes`), told from the keypoints and the joint positions. What is told becomes one more token."""
+    """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
+    `act.keyframes`), told from the keypoints alone. What is told becomes one more token."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
     backbone_lr: float | None = None
-    """Learning rate of the backbone and of what finds keypoints in its maps; None: that of the rest."""
+    """Learning rate of the backbone, of what finds keypoints in its maps, and of what tells keyframes from them; None:
+    that of the rest."""
 
     def __post_init__(self) -> None:
         if self.cameras is not None:
@@ -183,6 +181,9 @@ class ACTPolicy(Policy):
         dims = {"qpos": n_joints, "action": n_joints}
         if config.use_env_state or reads_poses:
             dims["env_state"] = spec.env_state_dim
+        tells_keyframes = bool(config.keyframe_weight and self.cameras)
+        if tells_keyframes:
+            dims["keyframe"] = keyframe_dim(spec.joint_names)
         self.normalizer = Normalizer(dims)
         shape = (d, config.n_heads, config.ffn_dim, config.dropout, config.pre_norm)
 
@@ -198,14 +199,12 @@ class ACTPolicy(Policy):
         self.qpos_proj = Float32Linear(n_joints, d)
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vision = self._make_vision(pretrained) if self.cameras else None
-        seen = len(self.cameras) * d + n_joints  # the keypoints' tokens and the joint positions
-        tells_keyframes = bool(config.keyframe_weight and self.cameras)
         if tells_keyframes:
-            self.keyframe_head = two_layers(seen, d, n_joints)
-            self.keyframe_proj = Float32Linear(n_joints, d)
+            self.keyframe_head = two_layers(len(self.cameras) * d, d, dims["keyframe"])
+            self.keyframe_proj = Float32Linear(dims["keyframe"], d)
         self.prior_head = None  # μ, log σ² of p(z | observation)
         if config.use_vae and config.prior == "learned":
-            seen += spec.env_state_dim * config.use_env_state
+            seen = len(self.cameras) * d + n_joints + spec.env_state_dim * config.use_env_state
             self.prior_head = two_layers(seen, d, 2 * config.latent_dim)
         vectors = 1 + config.use_vae + config.use_env_state + tells_keyframes
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
@@ -228,19 +227,18 @@ class ACTPolicy(Policy):
             mu, logvar = self._encode_style(observation, target, batch.is_pad)
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
             kl = kl_divergence(mu, logvar, *self._prior(observation, image_tokens)).sum(dim=-1).mean()
-        keyframe = self._tell_keyframe(observation, image_tokens)
+        keyframe = self._tell_keyframe(image_tokens)
         chunk = self._decode(observation, image_tokens, z, keyframe)
         l1 = masked_l1(chunk, target, batch.is_pad, batch.valid_steps)
         losses = {"loss": l1 + config.kl_weight * kl, "l1": l1, "kl": kl}
         if self.pose_head is not None:
-            points = image_tokens[:, -len(self.cameras) :]
-            poses = self.pose_head(rearrange(points, "b n d -> b (n d)"))
+            poses = self.pose_head(self._points(image_tokens))
             losses["pose"] = F.l1_loss(poses, self._env_state(observation))
             losses["loss"] = losses["loss"] + config.pose_weight * losses["pose"]
         if keyframe is not None:
             if batch.keyframe is None:
                 raise ConfigError("the policy learns keyframes, given a batch without; use --keyframe-weight 0")
-            losses["keyframe"] = F.l1_loss(keyframe, self.normalizer.normalize("action", batch.keyframe))
+            losses["keyframe"] = F.l1_loss(keyframe, self.normalizer.normalize("keyframe", batch.keyframe))
             losses["loss"] = losses["loss"] + config.keyframe_weight * losses["keyframe"]
         return losses
 
@@ -313,6 +311,7 @@ class ACTPolicy(Policy):
     def parameter_groups(self, lr: float) -> list[dict]:
         parts = ("backbones", "merged", "keypoints")
         modules = [] if self.vision is None else [getattr(self.vision, name) for name in parts]
+        modules += [self.keyframe_head] if self.tells_keyframes else []
         backbone = [p for module in modules for p in module.parameters()]
         ours = {id(p) for p in backbone}
         groups = [
@@ -362,29 +361,28 @@ class ACTPolicy(Policy):
             return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
         return self.vision(observation.images, observation.features)
 
-    def _glance(self, observation: Observation, image_tokens: Tensor, noise: float = 0.0) -> Tensor:
-        """What can be told at a glance: the keypoints and the joint positions, these with noise in training."""
-        points = rearrange(image_tokens[:, len(image_tokens[0]) - len(self.cameras) :], "b n d -> b (n d)")
-        qpos = self.normalizer.normalize("qpos", observation.qpos)
-        if self.training and noise:
-            qpos = qpos + noise * torch.randn_like(qpos)
-        return torch.cat([points.float(), qpos], dim=-1)
+    def _points(self, image_tokens: Tensor) -> Tensor:
+        """The keypoints' tokens, (B, cameras · d_model) float32."""
+        first = image_tokens.shape[1] - len(self.cameras)
+        return rearrange(image_tokens[:, first:], "b n d -> b (n d)").float()
 
-    def _tell_keyframe(self, observation: Observation, image_tokens: Tensor) -> Tensor | None:
-        """Where each arm is going, (B, A) as z-scores of actions, told from the keypoints and the joint positions."""
-        if not self.tells_keyframes:
-            return None
-        return self.keyframe_head(self._glance(observation, image_tokens, KEYFRAME_NOISE))
+    def _tell_keyframe(self, image_tokens: Tensor) -> Tensor | None:
+        """Where each arm is going, (B, K) as z-scores, told from the keypoints.
+
+        Not from the joints: on its way the arm gives away where it is going, and would be believed instead of looked
+        past.
+        """
+        return self.keyframe_head(self._points(image_tokens)) if self.tells_keyframes else None
 
     def _prior(self, observation: Observation, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² of p(z | observation), each (B, latent_dim) float32."""
         if self.prior_head is None:
             zero = observation.qpos.new_zeros(len(observation.qpos), self.config.latent_dim)
             return zero, zero
-        glance = self._glance(observation, image_tokens)
+        seen = [self._points(image_tokens), self.normalizer.normalize("qpos", observation.qpos)]
         if self.uses_env_state:
-            glance = torch.cat([glance, self._env_state(observation)], dim=-1)
-        mu, logvar = self.prior_head(glance).chunk(2, dim=-1)
+            seen.append(self._env_state(observation))
+        mu, logvar = self.prior_head(torch.cat(seen, dim=-1)).chunk(2, dim=-1)
         return mu, logvar
 
     def _answer(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
@@ -394,7 +392,7 @@ class ACTPolicy(Policy):
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
                 z = z + (logvar / 2).exp() * chance
-        keyframe = self._tell_keyframe(observation, image_tokens)
+        keyframe = self._tell_keyframe(image_tokens)
         return self._decode(observation, image_tokens, z, keyframe)
 
     def _env_state(self, observation: Observation) -> Tensor:

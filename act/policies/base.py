@@ -46,7 +46,7 @@ class Batch:
     """() float32: valid steps per sample, the mean over the whole batch of which this one may be a share. Sums over
     cells divided by it average over shares (of processes, of accumulated gradients) to the whole batch's mean."""
     keyframe: Tensor | None = None
-    """(B, A) float32, physical units: where each arm was going, see `act.keyframes`."""
+    """(B, K) float32, physical units: where each arm was going, see `act.keyframes`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return Batch(
