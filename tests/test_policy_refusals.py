@@ -42,6 +42,10 @@ def test_bad_statistics_are_refused(stats: dict, message: str):
             {"pose_weight": 1.0},
             "pose_weight is 1, but there are no keypoints to read poses from; use --pose-weight 0 or --keypoints 32",
         ),
+        (
+            {"map_tokens": False, "cameras": ("top",)},
+            "without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32",
+        ),
         ({"prior": "uniform"}, "prior is 'uniform'; choose standard or learned"),
         (
             {"prior": "learned", "cameras": ("top",)},

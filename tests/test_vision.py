@@ -241,3 +241,14 @@ def test_keypoints_can_be_found_in_a_finer_map():
 def test_keypoints_coarser_than_the_tokens_are_refused():
     with pytest.raises(ConfigError, match="keypoint_stride is 32, coarser than backbone_stride 16; choose a smaller"):
         replace(TINY, keypoints=4, backbone_stride=16, keypoint_stride=32)
+
+
+def test_without_map_tokens_only_keypoints_are_seen():
+    policy, batch = make(replace(TINY, keypoints=3, map_tokens=False)), make_batch()
+    assert policy.vision is not None
+    assert policy.vision(batch.observation.images).shape == (3, 3, TINY.d_model)  # one token a camera
+    assert policy.vision.token_positions().shape == (3, TINY.d_model)
+    assert policy.attention(batch.observation) == {}
+    losses = policy(batch)
+    losses["loss"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in policy.vision.keypoints.parameters())

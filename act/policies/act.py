@@ -14,9 +14,9 @@ Where this differs from the published code:
 - The prior is N(0, 1), as published, or, as an option of ours, learned: a normal distribution told from the observation
   (Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional Generative Models", section 4).
   Then β prices only what the observation leaves open, and can be small.
-- Options of ours, off by default: keypoints (`vision.Keypoints`); auxiliary losses that teach them object poses, or
-  where each arm will next close or open its gripper (`act.keyframes`), the answer to which becomes one more token; a
-  backbone that is never trained; and noise on the joint positions in training.
+- Options of ours, off by default: keypoints (`vision.Keypoints`), beside the image tokens or in their place; auxiliary
+  losses that teach them object poses, or where each arm will next close or open its gripper (`act.keyframes`), the
+  answer to which becomes one more token; a backbone that is never trained; and noise on the joint positions.
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
@@ -81,6 +81,9 @@ class ACTConfig:
     """Pretrained with frozen batch norm, or trained from scratch with a live one."""
     backbone_stride: int = 32
     """Which feature map becomes tokens: 32 is the last of a ResNet, 16 gives four times the tokens."""
+    map_tokens: bool = True
+    """Whether that feature map becomes tokens at all. Without, keypoints are all that is seen of the pictures: a few
+    dozen demonstrations then leave little to be learnt by heart."""
     backbone_frozen: bool = False
     """Never train the backbone: what it sees is computed once for all frames before training (`--cache`)."""
     backbone_width: float = 1.0
@@ -139,6 +142,8 @@ class ACTConfig:
             raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
         if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
             raise ConfigError("prior learned has no keypoints to be told from; use --prior standard or --keypoints 32")
+        if not self.map_tokens and not self.keypoints and self.cameras != ():
+            raise ConfigError("without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32")
         if self.backbone_frozen and self.backbone_weights == "none":
             raise ConfigError(
                 "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
@@ -338,7 +343,9 @@ class ACTPolicy(Policy):
             for _ in range(1 if config.shared_backbone else len(sizes))
         ]
         frozen = config.backbone_weights == "imagenet"
-        return CameraEncoder(sizes, config.d_model, backbones, frozen, config.keypoints, config.backbone_frozen)
+        return CameraEncoder(
+            sizes, config.d_model, backbones, frozen, config.keypoints, config.backbone_frozen, config.map_tokens
+        )
 
     def _target(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""

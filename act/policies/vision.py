@@ -41,6 +41,7 @@ class CameraEncoder(nn.Module):
         keypoints: how many to find in the finest map of each camera; they make one more token each. 0: none.
         frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), then
             take the place of the finest one, and what the backbones see may be computed once (`encode`).
+        map_tokens: False leaves out the tokens of the coarsest map; the keypoints' ones are then all there are.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -59,6 +60,7 @@ class CameraEncoder(nn.Module):
         frozen_norm: bool,
         keypoints: int = 0,
         frozen: bool = False,
+        map_tokens: bool = True,
     ):
         super().__init__()
         self.cameras, self.frozen = dict(cameras), frozen
@@ -81,11 +83,12 @@ class CameraEncoder(nn.Module):
             self.map_shapes |= dict.fromkeys(group, shapes)
             _, h, w = shapes[-1]
             channels.append([each for each, _, _ in shapes])
-            positions += [sinusoid_2d(h, w, d_model)] * len(group)
-            owners += [name for name in group for _ in range(h * w)]
-            self.grids |= dict.fromkeys(group, (h, w))
+            if map_tokens:
+                positions += [sinusoid_2d(h, w, d_model)] * len(group)
+                owners += [name for name in group for _ in range(h * w)]
+                self.grids |= dict.fromkeys(group, (h, w))
         channels = channels[: len(backbones)]
-        self.projections = nn.ModuleList(nn.Linear(each[-1], d_model) for each in channels)
+        self.projections = nn.ModuleList(nn.Linear(each[-1], d_model) for each in channels if map_tokens)
         self.merged = nn.ModuleList(MergedMaps(each) for each in channels if frozen)
         finest = [MergedMaps.WIDTH if frozen else each[0] for each in channels]
         self.keypoints = nn.ModuleList(
@@ -127,8 +130,9 @@ class CameraEncoder(nn.Module):
         """
         tokens, points = [], []
         for i, group, maps in self._maps(images, features or {}):
-            flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
-            tokens.append(self.projections[i](flat))
+            if self.projections:
+                flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
+                tokens.append(self.projections[i](flat))
             if self.keypoints:
                 points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
         return torch.cat(tokens + points, dim=1)
