@@ -57,6 +57,7 @@ class PolicyAgent:
         self.executor.reset(len(seeds))
         self._chances = [np.random.default_rng([seed, 0xAC7]) for seed in seeds]
         self._chance = self._drawn() if self._sample == "episode" else None
+        self._memory: dict[str, torch.Tensor] = {}
 
     def looks(self) -> bool:
         """Will the next call need images?"""
@@ -81,7 +82,10 @@ class PolicyAgent:
                 torch.from_numpy(observation["env_state"]) if self.policy.uses_env_state else None,
             )
             chance = self._drawn() if self._sample == "chunk" else self._chance
-            chunk = self._answer(seen.to(self._device), chance).cpu().numpy()  # the copy waits for the device
+            # Copied: what a compiled policy has put there lives until its next call.
+            self._memory = {name: value.clone() for name, value in self._memory.items()}
+            answer = self._answer(seen.to(self._device), chance, self._memory)
+            chunk = answer.cpu().numpy()  # the copy waits for the device
         if self._warm:
             self.latencies.append(time.perf_counter() - start)
         self._warm = True

@@ -36,6 +36,9 @@ from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1
 from act.policies.vision import CameraEncoder, make_backbone
 from demos.spec import EpisodeSpec
 
+ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
+LOOKS = 10  # that a remembered keyframe is the mean of
+
 
 @dataclass(frozen=True)
 class ACTConfig:
@@ -248,13 +251,15 @@ class ACTPolicy(Policy):
         return losses
 
     @torch.no_grad()
-    def predict(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+    def predict(
+        self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """The next k actions, (B, k, A), in physical units.
 
         With z = the prior's mean, 0 if it is standard; or, given (B, latent_dim) standard normal numbers, with
-        z = μ + σ · chance: drawn from the prior.
+        z = μ + σ · chance: drawn from the prior. Remembered is where each arm is going (`remembered`).
         """
-        return self.normalizer.unnormalize("action", self._answer(observation, chance))
+        return self.normalizer.unnormalize("action", self._answer(observation, chance, memory))
 
     @property
     def chance_dim(self) -> int:
@@ -392,7 +397,9 @@ class ACTPolicy(Policy):
         mu, logvar = self.prior_head(torch.cat(seen, dim=-1)).chunk(2, dim=-1)
         return mu, logvar
 
-    def _answer(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+    def _answer(
+        self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """The chunk (B, k, A), normalised, of the prior's mean, or of a draw from the prior."""
         image_tokens, z = self._see(observation), None
         if self.config.use_vae:
@@ -400,6 +407,8 @@ class ACTPolicy(Policy):
             if chance is not None:
                 z = z + (logvar / 2).exp() * chance
         keyframe = self._tell_keyframe(image_tokens)
+        if keyframe is not None and memory is not None:
+            keyframe = remembered(keyframe, memory)
         return self._decode(observation, image_tokens, z, keyframe)
 
     def _env_state(self, observation: Observation) -> Tensor:
@@ -446,6 +455,21 @@ def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: T
     total = ((prediction - target) * valid).abs().sum()
     steps = valid.sum() if valid_steps is None else valid_steps * len(is_pad)
     return total / (steps * target.shape[-1]).clamp(min=1)
+
+
+def remembered(keyframe: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    """A running mean of the keyframes told while each arm is going to the same place, (B, K) z-scores in and out.
+
+    A hand hides what it is about to grasp, so what was told before says more than what is told now. Half of the numbers
+    are each arm's; where they have changed too much, the arm is going somewhere else, and its mean begins anew.
+    """
+    arms = keyframe.unflatten(-1, (2, -1)) if keyframe.shape[-1] % 2 == 0 else keyframe[:, None]  # (B, arms, ·)
+    mean, count = memory.get("keyframe", arms), memory.get("count", torch.zeros_like(arms[..., :1]))
+    same = (arms - mean).abs().amax(dim=-1, keepdim=True) < ELSEWHERE
+    count = torch.where(same, count + 1, 1)
+    mean = torch.where(same, mean + (arms - mean) / count.clamp(max=LOOKS), arms)
+    memory |= {"keyframe": mean, "count": count}
+    return mean.flatten(1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:

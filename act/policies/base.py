@@ -98,11 +98,15 @@ class Policy(nn.Module, ABC):
         return 0
 
     @abstractmethod
-    def predict(self, observation: Observation, chance: Tensor | None = None) -> Tensor:
+    def predict(
+        self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode.
 
         Args:
             chance: (B, chance_dim) standard normal numbers that decide between ways; None: the mean or most likely one.
+            memory: what the policy keeps for itself between two looks of the same episodes; empty at their beginning,
+                changed by every call. None: it remembers nothing.
         """
 
     def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
