@@ -12,6 +12,7 @@ from act.errors import ConfigError
 from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation
 from act.policies import vision as vision_module
+from act.policies.act import ELSEWHERE, remembered
 from demos.episode import Episode
 from demos.ik import BimanualIK
 from demos.kinematics import tool_positions
@@ -183,3 +184,31 @@ def test_the_answer_about_keyframes_reaches_the_actions():
     with torch.no_grad():
         policy.keyframe_head[-1].bias += 1.0
     assert not torch.allclose(before, policy.predict(observation))
+
+
+def test_where_an_arm_is_going_is_remembered_until_it_goes_elsewhere():
+    memory: dict[str, torch.Tensor] = {}
+    told = torch.zeros(1, 8)
+    for noise in (0.1, -0.1, 0.3):
+        told[:, 4] = noise
+        found = remembered(told, memory)
+    assert found[0, 4] == pytest.approx(0.1)  # their mean
+    told[:, :4] = 1.0  # the left arm goes on to something else
+    found = remembered(told, memory)
+    torch.testing.assert_close(found[0, :4], torch.ones(4))
+    assert found[0, 4] == pytest.approx((0.1 - 0.1 + 0.3 + 0.3) / 4)
+    for _ in range(40):
+        found = remembered(torch.full((1, 8), 0.5), memory)
+    torch.testing.assert_close(found, torch.full((1, 8), 0.5), atol=0.03, rtol=0)  # what is long past is forgotten
+
+
+def test_a_policy_with_memory_answers_as_one_without_at_its_first_look():
+    policy = ACTPolicy(FROZEN, SPEC).eval()
+    seen = [torch.full((2, 24, 32, 3), grey, dtype=torch.uint8) for grey in (0, 90)]
+    first, second = (Observation(torch.zeros(2, 14), {"top": frame}) for frame in seen)
+    memory: dict[str, torch.Tensor] = {}
+    assert torch.equal(policy.predict(first, None, memory), policy.predict(first))
+    told = policy._tell_keyframe(policy._see(second))
+    assert told is not None
+    assert (told - memory["keyframe"].flatten(1)).abs().max() < ELSEWHERE
+    assert not torch.equal(policy.predict(second, None, memory), policy.predict(second))
