@@ -28,7 +28,7 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             backbone_lr=1e-2,
         ),
         TrainConfig(
-            steps=4_000,
+            steps=6_000,
             batch_size=16,
             lr=7e-4,
             schedule="cosine",
