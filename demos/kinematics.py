@@ -11,6 +11,7 @@ import numpy as np
 from demos.spec import ALOHA_JOINTS
 
 SHOULDER = 0.079 + 0.04805  # m above the table: the shoulder's axis
+BASE_DISTANCE = 0.469  # m from a base to the middle of the table
 UPPER_ARM = np.array([0.05955, 0.0, 0.3])
 FOREARM = np.array([0.2 + 0.1, 0.0, 0.0])
 HAND = np.array([0.069744 + 0.135, 0.0, 0.0])

@@ -17,6 +17,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from act.errors import ConfigError
+from demos.episode import Episode, find_episodes
+from demos.figures import tool_paths
 from envs import env_id
 from envs.results import wilson_interval
 from scripts.common import run, step
@@ -31,13 +33,15 @@ KINDS: dict[str, list[str]] = {
 }
 """Kind of demonstrations → flags of record.py: the quick start's expert, operators, and plain ones with one trait."""
 
+SHOWN = 8  # episodes of each kind in the picture
+
 
 @dataclass(frozen=True)
 class Args:
     """How good one recipe is on several kinds of demonstrations."""
 
     out: Path
-    """Folder of everything: demonstrations, runs, results, table.md and table.png."""
+    """Folder of everything: demonstrations and a picture of them, policies, results, table.md and table.png."""
     tasks: tuple[str, ...] = ("transfer_cube", "insertion")
     """Tasks."""
     kinds: tuple[str, ...] = tuple(KINDS)
@@ -65,6 +69,10 @@ def main(args: Args) -> None:
         for kind in args.kinds:
             for seed in range(args.training_seeds):
                 study(args, task, kind, seed)
+    for task in args.tasks:
+        folders = {kind: args.out / "demonstrations" / f"{task}_{kind}" for kind in args.kinds}
+        shown = {kind: [Episode(path) for path in find_episodes(folders[kind])[:SHOWN]] for kind in folders}
+        tool_paths(shown, args.out / f"demonstrations_{task}.png")
     rows = gather(args.out)
     text = table(rows)
     (args.out / "table.md").write_text(text + "\n")

@@ -25,6 +25,7 @@ def test_a_study_makes_a_table_and_goes_on_where_it_was(tmp_path):
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["expert", "plain"]
     assert all("0.0 %" in line and "0 to 66" in line for line in lines[2:])
     assert (tmp_path / "study" / "table.png").stat().st_size > 5_000
+    assert (tmp_path / "study" / "demonstrations_transfer_cube.png").stat().st_size > 20_000
     results = json.loads((tmp_path / "study" / "results" / "transfer_cube_plain_recipe_0.json").read_text())
     assert results["study"]["kind"] == "plain"
     assert len(results["episodes"]) == 2
