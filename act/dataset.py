@@ -330,6 +330,8 @@ class _Reader(Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         batch = self.dataset.gather(*self.order[i])
         seen = batch.observation
+        assert batch.valid_steps is not None
+        assert batch.keyframe is not None
         fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
         fields |= {"valid_steps": batch.valid_steps, "keyframe": batch.keyframe}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}

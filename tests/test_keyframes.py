@@ -182,7 +182,7 @@ def test_the_answer_about_keyframes_reaches_the_actions():
     observation = Observation(torch.zeros(1, 14), {"top": torch.zeros(1, 24, 32, 3, dtype=torch.uint8)})
     before = policy.predict(observation)
     with torch.no_grad():
-        policy.keyframe_head[-1].bias += 1.0
+        policy.keyframe_head[-1].bias += 1.0  # pyright: ignore[reportOperatorIssue]
     assert not torch.allclose(before, policy.predict(observation))
 
 

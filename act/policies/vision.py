@@ -361,7 +361,10 @@ def _fold_batch_norms(net: nn.Module) -> None:
         hook.remove()
     names = {module: name for name, module in net.named_modules()}
     for conv, norm in pairs:
-        moments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        moments = mean, variance, norm.eps, norm.weight, norm.bias
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *moments)
         parent, _, leaf = names[norm].rpartition(".")
         setattr(net.get_submodule(parent), leaf, getattr(norm, "act", nn.Identity()))  # timm's norms end in one
