@@ -132,10 +132,11 @@ def record(
             if path is None:
                 rejected, in_a_row = rejected + 1, in_a_row + 1
                 if in_a_row >= MAX_REJECTED_IN_A_ROW:
-                    hint = "fewer traits" if config.operator else f"less noise ({config.noise:g} was given)"
+                    who, hint = "expert", f"Lower the noise ({config.noise:g} was given)"
+                    if config.operator:
+                        who, hint = "operator", "Give it fewer traits"
                     raise EpisodeError(
-                        f"{folder}: the demonstrator failed on {in_a_row} seeds in a row, {recorded} episodes are "
-                        f"kept; try {hint}"
+                        f"{folder}: the {who} failed on {in_a_row} seeds in a row; {recorded} episodes are kept. {hint}"
                     )
             else:
                 path.rename(folder / f"episode_{recorded}.hdf5")
