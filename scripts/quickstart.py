@@ -1,7 +1,7 @@
 """From nothing to a policy: record demonstrations, train on them, roll the policy out on unseen seeds.
 
-    python scripts/quickstart.py            # ten to fifteen minutes on two CPU cores
-    python scripts/quickstart.py --fast     # about a minute: the same line, too short to learn the task
+    python scripts/quickstart.py            # minutes on two CPU cores
+    python scripts/quickstart.py --fast     # the same line, too short to learn the task
 
 It runs the three scripts one after the other and shows their command lines. Interrupted, it goes on where it was.
 """

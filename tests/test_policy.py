@@ -27,6 +27,16 @@ def losses_and_gradients(policy: ACTPolicy, batch: Batch) -> tuple[dict[str, flo
     }
 
 
+def descend(policy: ACTPolicy, batch: Batch, steps: int, which: str = "loss") -> None:
+    """Trains on one batch."""
+    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
+    for _ in range(steps):
+        loss = policy(batch)[which]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
 def test_kl_equals_torch_distributions():
     mu, logvar, prior_mu, prior_logvar = torch.randn(4, 5, 8)
     expected = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(prior_mu, (prior_logvar / 2).exp()))
@@ -88,13 +98,8 @@ def test_every_parameter_receives_gradient_at_any_depth():
 @pytest.mark.parametrize("config", [BLIND, TINY, replace(BLIND, use_vae=False)], ids=["blind", "images", "no vae"])
 def test_one_batch_can_be_overfitted(config: ACTConfig):
     policy, batch = make(replace(config, kl_weight=0.1)), make_batch()
-    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
     first = policy(batch)["l1"].item()
-    for _ in range(120):
-        loss = policy(batch)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    descend(policy, batch, 120)
     assert policy(batch)["l1"].item() < 0.2 * first
     error = (policy.eval().predict(batch.observation) - batch.action).abs()[~batch.is_pad].mean()
     assert error < 0.4 * first  # with z = 0, and running statistics in place of the batch's
@@ -122,12 +127,7 @@ def test_the_auxiliary_loss_teaches_the_keypoints_poses_and_inference_needs_none
     assert all(p.grad is not None and p.grad.any() for p in policy.vision.keypoints.parameters())
     assert not any(p.grad is not None and p.grad.any() for p in policy.vision.projections.parameters())
 
-    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
-    for _ in range(150):
-        loss = policy(batch)["pose"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    descend(policy, batch, 150, "pose")
     assert policy(batch)["pose"] < 0.2 * losses["pose"]
 
     unseen = replace(batch.observation, env_state=None)
@@ -193,12 +193,7 @@ def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
     batch = Batch(
         observation, way[:, None, None].expand(-1, config.chunk_size, 14), torch.zeros(32, 6, dtype=torch.bool)
     )
-    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
-    for _ in range(150):
-        loss = policy(batch)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    descend(policy, batch, 150)
     assert policy(batch)["l1"] < 0.1
     assert 0.5 < policy(batch)["kl"] < 3.0  # ln 2 = 0.69 nats are needed, a few more are cheap
     figures = policy.eval().diagnostics(batch)
