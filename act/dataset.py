@@ -30,6 +30,7 @@ from act.device import free_memory
 from act.errors import ConfigError
 from act.keyframes import keyframes, moving_steps
 from act.policies.base import Batch, Observation, Policy
+from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
 
 LearnFrom = Literal["demonstrated", "human", "all"]
@@ -123,6 +124,8 @@ class ChunkDataset:
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
         values = {"qpos": self.qpos, "action": self.action, "keyframe": self.keyframe, "env_state": self.env_state}
+        if kinematics.knows(self.spec.joint_names):
+            values["place"] = torch.from_numpy(kinematics.tool_positions(self.action.cpu().numpy()))
         train = {key: value[self.train.to(value.device)].double() for key, value in values.items() if value is not None}
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 

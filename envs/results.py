@@ -1,7 +1,7 @@
 """Judging rollouts: what became of each episode, and what that says about the agent."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ class EpisodeResult:
     success: bool  # strict
     success_published: bool  # highest reward 4
     highest_stage: int
-    length: int
+    length: int  # steps until strict success, or of the whole episode
     success_step: int | None  # the step at which strict success was reached
-    jerk: float  # root mean square of the commanded arm joints' third difference, rad/s³
+    jerk: float  # root mean square of the commanded arm joints' third difference over that length, rad/s³
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
     progress: Callable[[int], object] = lambda ended: None,
     watch: Callable[[Step], object] = lambda step: None,
 ) -> list[EpisodeResult]:
-    """Roll out one episode per seed and judge it.
+    """Roll out one episode per seed and judge it. A wave of episodes ends once all of them have succeeded.
 
     Args:
         progress: called with the number of episodes that have just ended.
@@ -39,7 +39,7 @@ def evaluate(
     """
     results: list[EpisodeResult] = []
     wave: list[Step] = []
-    for step in rollout(venv, agent, seeds):
+    for step in rollout(venv, agent, seeds, enough=_all_succeeded):
         watch(step)
         step.observation.clear()  # pictures of a whole wave would fill the memory
         wave.append(step)
@@ -50,20 +50,25 @@ def evaluate(
     return results
 
 
+def _all_succeeded(info: Mapping[str, np.ndarray]) -> bool:
+    return bool(np.all(info["is_success"] & info["is_success_published"]))
+
+
 def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
     """Results of episodes that ran side by side, from all their steps."""
     strict = np.stack([step.info["is_success"] for step in wave])  # (T, n), stays true once reached
     stages = np.stack([step.reward for step in wave]).max(axis=0)
-    jerk = command_jerk(np.stack([step.action for step in wave]))
+    actions = np.stack([step.action for step in wave])  # (T, n, 14)
+    lengths = np.where(strict[-1], strict.argmax(axis=0) + 1, len(wave))
     return [
         EpisodeResult(
             seed=seed,
             success=bool(strict[-1, i]),
             success_published=bool(wave[-1].info["is_success_published"][i]),
             highest_stage=int(stages[i]),
-            length=len(wave),
+            length=int(lengths[i]),
             success_step=int(strict[:, i].argmax()) if strict[-1, i] else None,
-            jerk=float(jerk[i]),
+            jerk=float(command_jerk(actions[: lengths[i], i : i + 1])[0]),
         )
         for i, seed in enumerate(wave[-1].seeds)
     ]

@@ -5,7 +5,7 @@ Here, and only here, the observation at step t is paired with the action command
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -98,7 +98,13 @@ def look(venv: VectorEnv) -> dict[str, np.ndarray]:
     return {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
 
 
-def rollout(venv: VectorEnv, agent: Agent, seeds: Sequence[int], always_look: bool = False) -> Iterator[Step]:
+def rollout(
+    venv: VectorEnv,
+    agent: Agent,
+    seeds: Sequence[int],
+    always_look: bool = False,
+    enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda info: False,
+) -> Iterator[Step]:
     """Run one episode per seed, `venv.num_envs` at a time, and yield every step.
 
     An episode depends on its seed and the agent alone, not on the number of environments: waves run in lockstep, a
@@ -106,6 +112,7 @@ def rollout(venv: VectorEnv, agent: Agent, seeds: Sequence[int], always_look: bo
 
     Args:
         always_look: render every observed camera at every step, as a recording needs it.
+        enough: from the `info` of all environments after a step: whether the wave may end there.
     """
     for start in range(0, len(seeds), venv.num_envs):
         wave = tuple(int(seed) for seed in seeds[start : start + venv.num_envs])
@@ -118,7 +125,7 @@ def rollout(venv: VectorEnv, agent: Agent, seeds: Sequence[int], always_look: bo
                 observation = {**observation, **look(venv)}
             action = np.asarray(agent(observation), dtype=np.float32)
             following, reward, terminated, truncated, info = venv.step(action)
-            last = bool(np.all(terminated | truncated))
+            last = bool(np.all(terminated | truncated)) or enough(info)
             yield Step(
                 t=t,
                 seeds=wave,

@@ -35,6 +35,8 @@ from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
 from act.policies.vision import CameraEncoder
+from act.reach import reach, tools
+from demos import kinematics
 from demos.spec import EpisodeSpec
 
 ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
@@ -105,6 +107,10 @@ class ACTConfig:
     keyframe_weight: float = 0.0
     """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
     `act.keyframes`), told from the keypoints alone. What is told becomes one more token."""
+    place_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told with the keyframe
+    as a landmark. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is learnt of
+    one place holds at all others. Of robots whose kinematics are not known it does nothing."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -132,7 +138,15 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in ("kl_weight", "backbone_lr", "keypoints", "pose_weight", "keyframe_weight", "qpos_noise"):
+        for name in [
+            "kl_weight",
+            "backbone_lr",
+            "keypoints",
+            "pose_weight",
+            "keyframe_weight",
+            "place_weight",
+            "qpos_noise",
+        ]:
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for what in ("pose", "keyframe"):
@@ -142,6 +156,11 @@ class ACTConfig:
                     f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
                     f"use --{what}-weight 0 or --keypoints 32"
                 )
+        if self.place_weight and not self.keyframe_weight:
+            raise ConfigError(
+                f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
+                "use --place-weight 0 or --keyframe-weight 1"
+            )
         if self.prior not in ("standard", "learned"):
             raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
         if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
@@ -193,6 +212,9 @@ class ACTPolicy(Policy):
         tells_keyframes = bool(config.keyframe_weight and self.cameras)
         if tells_keyframes:
             dims["keyframe"] = keyframe_dim(spec.joint_names)
+        tells_places = tells_keyframes and config.place_weight > 0 and kinematics.knows(spec.joint_names)
+        if tells_places:
+            dims["place"] = 6
         self.normalizer = Normalizer(dims)
         shape = (d, config.n_heads, config.ffn_dim, config.dropout, config.pre_norm)
 
@@ -223,11 +245,12 @@ class ACTPolicy(Policy):
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
         self.action_head = Float32Linear(d, n_joints)
+        self.place_head = Float32Linear(d, 8) if tells_places else None  # of each arm 3 numbers and a share
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss", "l1", "kl"} and perhaps "pose" and "keyframe": mean errors in z-scores, but kl, which is in nats.
+        """{"loss", "l1", "kl"} and perhaps "pose", "keyframe", "place": mean errors in z-scores, but kl is in nats.
 
-        loss = l1 + kl_weight · kl + pose_weight · pose + keyframe_weight · keyframe
+        loss = l1 + kl_weight · kl + pose_weight · pose + keyframe_weight · keyframe + place_weight · place
         """
         config, observation, target = self.config, batch.observation, self._target(batch)
         z, kl = None, target.new_zeros(())
@@ -237,7 +260,8 @@ class ACTPolicy(Policy):
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
             kl = kl_divergence(mu, logvar, *self._prior(observation, image_tokens)).sum(dim=-1).mean()
         keyframe = self._tell_keyframe(image_tokens)
-        chunk = self._decode(observation, image_tokens, z, keyframe)
+        decoded = self._decode(observation, image_tokens, z, keyframe)
+        chunk = self.action_head(decoded)
         l1 = masked_l1(chunk, target, batch.is_pad, batch.valid_steps)
         losses = {"loss": l1 + config.kl_weight * kl, "l1": l1, "kl": kl}
         if self.pose_head is not None:
@@ -247,8 +271,13 @@ class ACTPolicy(Policy):
         if keyframe is not None:
             if batch.keyframe is None:
                 raise ConfigError("the policy learns keyframes, given a batch without; use --keyframe-weight 0")
-            losses["keyframe"] = F.l1_loss(keyframe, self.normalizer.normalize("keyframe", batch.keyframe))
+            true = self.normalizer.normalize("keyframe", batch.keyframe)
+            losses["keyframe"] = F.l1_loss(keyframe, true)
             losses["loss"] = losses["loss"] + config.keyframe_weight * losses["keyframe"]
+            if self.place_head is not None:
+                places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
+                losses["place"] = masked_l1(self._places(decoded, true), places, batch.is_pad, batch.valid_steps)
+                losses["loss"] = losses["loss"] + config.place_weight * losses["place"]
         return losses
 
     @torch.no_grad()
@@ -260,7 +289,12 @@ class ACTPolicy(Policy):
         With z = the prior's mean, 0 if it is standard; or, given (B, latent_dim) standard normal numbers, with
         z = μ + σ · chance: drawn from the prior. Remembered is where each arm is going (`remembered`).
         """
-        return self.normalizer.unnormalize("action", self._answer(observation, chance, memory))
+        decoded, keyframe = self._answer(observation, chance, memory)
+        action = self.normalizer.unnormalize("action", self.action_head(decoded))
+        if self.place_head is None or keyframe is None:
+            return action
+        places = self.normalizer.unnormalize("place", self._places(decoded, keyframe))
+        return reach(action, places.unflatten(-1, (2, 3)))
 
     @property
     def chance_dim(self) -> int:
@@ -276,7 +310,7 @@ class ACTPolicy(Policy):
         per dimension, mean over the batch.
         """
         target = self._target(batch)
-        chunk = self._answer(batch.observation)
+        chunk = self.action_head(self._answer(batch.observation)[0])
         figures = {"l1_z0": masked_l1(chunk, target, batch.is_pad).item()}
         if self.config.use_vae:
             mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
@@ -400,8 +434,8 @@ class ACTPolicy(Policy):
 
     def _answer(
         self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """The chunk (B, k, A), normalised, of the prior's mean, or of a draw from the prior."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """What is decoded (B, k, d_model) with the prior's mean, or a draw from it, and the keyframe it was told."""
         image_tokens, z = self._see(observation), None
         if self.config.use_vae:
             z, logvar = self._prior(observation, image_tokens)
@@ -410,7 +444,7 @@ class ACTPolicy(Policy):
         keyframe = self._tell_keyframe(image_tokens)
         if keyframe is not None and memory is not None:
             keyframe = remembered(keyframe, memory)
-        return self._decode(observation, image_tokens, z, keyframe)
+        return self._decode(observation, image_tokens, z, keyframe), keyframe
 
     def _env_state(self, observation: Observation) -> Tensor:
         """Object poses as z-scores, (B, E)."""
@@ -421,7 +455,7 @@ class ACTPolicy(Policy):
     def _decode(
         self, observation: Observation, image_tokens: Tensor, z: Tensor | None, keyframe: Tensor | None
     ) -> Tensor:
-        """Normalised actions (B, k, A) from an observation, what `_see` and `_tell_keyframe` made of it, and z."""
+        """(B, k, d_model) from an observation, what `_see` and `_tell_keyframe` made of it, and z."""
         vectors = [] if z is None else [self.latent_proj(z)]
         qpos = self.normalizer.normalize("qpos", observation.qpos)
         if self.training and self.config.qpos_noise:
@@ -435,7 +469,19 @@ class ACTPolicy(Policy):
         if self.vision is not None:
             position = torch.cat([position, self.vision.token_positions()])
         memory = self.encoder(tokens, position)
-        return self.action_head(self.decoder(self.query, memory, position))
+        return self.decoder(self.query, memory, position)
+
+    def _places(self, decoded: Tensor, keyframe: Tensor) -> Tensor:
+        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded and the keyframe (B, 8).
+
+        An arm's place is a share of its keyframe's, and what the network adds to it: a grasp is then the same sum
+        wherever its object lies.
+        """
+        assert self.place_head is not None
+        where = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
+        landmark = self.normalizer.normalize("place", where.flatten(1)).unflatten(-1, (2, 3))
+        told = self.place_head(decoded).unflatten(-1, (2, 4))  # (B, k, 2, 4)
+        return (told[..., :3] + told[..., 3:] * landmark[:, None]).flatten(-2)
 
     def _check_against_spec(self) -> None:
         if unknown := [name for name in self.cameras if name not in self.spec.cameras]:

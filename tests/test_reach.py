@@ -1,0 +1,85 @@
+"""Laws of bringing tools to places."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_keyframes import FROZEN
+from tiny import SPEC
+
+from act.errors import ConfigError
+from act.policies import ACTConfig, ACTPolicy, Batch, Observation
+from act.reach import reach, tools
+from demos.kinematics import tool_positions
+from envs.aloha import HOME_ACTION
+
+PLACES = replace(FROZEN, use_vae=False, place_weight=1.0)
+
+
+@pytest.fixture
+def joints() -> torch.Tensor:
+    return torch.rand(3, 5, 14, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+
+
+def some_batch() -> Batch:
+    torch.manual_seed(0)
+    pictures = {"top": torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)}
+    k = PLACES.chunk_size
+    action = torch.rand(2, k, 14) - 0.5
+    return Batch(
+        Observation(torch.rand(2, 14), pictures), action, torch.zeros(2, k, dtype=torch.bool), None, torch.rand(2, 8)
+    )
+
+
+def test_tools_are_where_the_kinematics_put_them_and_move_as_their_derivative_says(joints):
+    places, jacobian = tools(joints)
+    np.testing.assert_allclose(places.flatten(-2), tool_positions(joints.numpy()), atol=1e-12)
+    derivative = torch.autograd.functional.jacobian(lambda q: tools(q)[0], joints[0, 0])  # (2, 3, 14)
+    for arm in range(2):
+        own = derivative[arm, :, 7 * arm : 7 * arm + 6].T
+        torch.testing.assert_close(jacobian[0, 0, arm], own)
+
+
+def test_reach_brings_the_tools_there_with_small_turns(joints):
+    away = torch.full((3, 5, 2, 3), 0.01, dtype=torch.float64)
+    reached = reach(joints, tools(joints)[0] + away)
+    missed = (tools(reached)[0] - tools(joints)[0] - away).norm(dim=-1)
+    assert missed.median() < 1e-5
+    assert missed.max() < 1e-3
+    assert (reached - joints).abs().max() < 0.25
+    torch.testing.assert_close(reached[..., [5, 6, 12, 13]], joints[..., [5, 6, 12, 13]])
+
+
+def test_a_policy_brings_the_tools_to_the_places_it_tells():
+    policy, batch = ACTPolicy(PLACES, SPEC).eval(), some_batch()
+    assert policy.place_head is not None
+    losses = policy(batch)
+    torch.testing.assert_close(losses["loss"], losses["l1"] + losses["keyframe"] + losses["place"])
+    with torch.no_grad():  # places within reach, those of a share of the keyframe and of what is added to it
+        policy.action_head.weight.zero_()
+        policy.action_head.bias.copy_(torch.from_numpy(HOME_ACTION))
+        policy.place_head.weight.zero_()
+        policy.place_head.bias.copy_(torch.tensor([0.3, 0.0, 0.3, 0.5] * 2))
+        told = torch.zeros(2, 8)
+        told[:, 0] = 0.1  # m, the left arm's keyframe
+        policy.keyframe_head[-1].weight.zero_()  # pyright: ignore[reportOperatorIssue, reportAttributeAccessIssue]
+        policy.keyframe_head[-1].bias.copy_(told[0])  # pyright: ignore[reportOperatorIssue, reportCallIssue]
+    places = tools(policy.predict(batch.observation))[0]
+    expected = torch.tensor([[0.35, 0.0, 0.3], [0.3, 0.0, 0.3]]).expand_as(places)
+    torch.testing.assert_close(places, expected, atol=2e-3, rtol=0)
+
+
+def test_places_are_learnt_and_unknown_robots_have_none():
+    policy, batch = ACTPolicy(PLACES, SPEC), some_batch()
+    before = policy(batch)["place"]
+    optimizer = torch.optim.Adam(policy.parameter_groups(1e-2))
+    for _ in range(20):
+        optimizer.zero_grad()
+        policy(batch)["loss"].backward()
+        optimizer.step()
+    assert policy(batch)["place"] < 0.6 * before
+    other = replace(SPEC, joint_names=tuple(f"{name}_of_mine" for name in SPEC.joint_names))
+    assert ACTPolicy(PLACES, other).place_head is None
+    with pytest.raises(ConfigError, match="no keyframes to measure places from"):
+        ACTConfig(place_weight=1.0)
