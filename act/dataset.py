@@ -76,7 +76,7 @@ class ChunkDataset:
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
         self.spec = check_dataset(self.paths)
         self.cameras = tuple(self.spec.cameras if cameras is None else cameras)
-        self.chunk_size = chunk_size
+        self.chunk_size, self.seed = chunk_size, seed
         if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
             known = ", ".join(self.spec.cameras) or "none"
             raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
@@ -178,7 +178,7 @@ class ChunkDataset:
             if row is None:
                 return ""
             size += row.numel() * row.element_size() * len(self.qpos)
-        home = self.qpos.device
+        home, generator = self.qpos.device, torch.Generator().manual_seed(self.seed)
         if size > free_memory(home) / 2:
             return f"features of all frames would take {size / 1e9:.2f} GB: they are computed in every step instead"
         total = len(self.cameras) * len(self.qpos)
@@ -186,7 +186,7 @@ class ChunkDataset:
             for name in self.cameras:
                 for start in range(0, len(self.qpos), ENCODED_AT_ONCE):
                     frames = self.frames[name][start : start + ENCODED_AT_ONCE]
-                    rows = policy.encode_frames(name, frames.to(device))
+                    rows = policy.encode_frames(name, frames.to(device), generator)
                     assert rows is not None
                     if name not in self.features:
                         self.features[name] = torch.empty(len(self.qpos), rows.shape[1], dtype=rows.dtype, device=home)

@@ -1,11 +1,9 @@
 """Laws of what demonstrations tell in hindsight, and of backbones that are never trained."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from tiny import SPEC, TINY, write_episodes
+from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
@@ -18,17 +16,6 @@ from demos.kinematics import tool_positions
 from demos.spec import ALOHA_JOINTS
 
 CPU = torch.device("cpu")
-FROZEN = replace(
-    TINY,
-    cameras=("top",),
-    backbone="tf_efficientnet_lite0",
-    backbone_weights="imagenet",
-    backbone_width=1.0,
-    backbone_frozen=True,
-    keypoints=4,
-    keypoint_stride=4,
-    keyframe_weight=1.0,
-)
 
 
 def ramp(*corners: tuple[int, float]) -> np.ndarray:

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_keyframes import FROZEN
-from tiny import SPEC
+from tiny import FROZEN, SPEC
 
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, Batch, Observation
@@ -35,7 +34,7 @@ def some_batch() -> Batch:
 def test_tools_are_where_the_kinematics_put_them_and_move_as_their_derivative_says(joints):
     places, jacobian = tools(joints)
     np.testing.assert_allclose(places.flatten(-2), tool_positions(joints.numpy()), atol=1e-12)
-    derivative = torch.autograd.functional.jacobian(lambda q: tools(q)[0], joints[0, 0])  # (2, 3, 14)
+    derivative = torch.as_tensor(torch.autograd.functional.jacobian(lambda q: tools(q)[0], joints[0, 0]))  # (2, 3, 14)
     for arm in range(2):
         own = derivative[arm, :, 7 * arm : 7 * arm + 6].T
         torch.testing.assert_close(jacobian[0, 0, arm], own)
@@ -63,8 +62,10 @@ def test_a_policy_brings_the_tools_to_the_places_it_tells():
         policy.place_head.bias.copy_(torch.tensor([0.3, 0.0, 0.3, 0.5] * 2))
         told = torch.zeros(2, 8)
         told[:, 0] = 0.1  # m, the left arm's keyframe
-        policy.keyframe_head[-1].weight.zero_()  # pyright: ignore[reportOperatorIssue, reportAttributeAccessIssue]
-        policy.keyframe_head[-1].bias.copy_(told[0])  # pyright: ignore[reportOperatorIssue, reportCallIssue]
+        last = policy.keyframe_head[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight.zero_()
+        last.bias.copy_(told[0])
     places = tools(policy.predict(batch.observation))[0]
     expected = torch.tensor([[0.35, 0.0, 0.3], [0.3, 0.0, 0.3]]).expand_as(places)
     torch.testing.assert_close(places, expected, atol=2e-3, rtol=0)

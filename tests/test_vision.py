@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
+from tiny import BLIND, FROZEN, SPEC, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, backbones, make_policy
-from act.policies.vision import CameraEncoder, Keypoints
+from act.policies.vision import CameraEncoder, Keypoints, enlarged, shifted
 
 PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
 
@@ -252,3 +252,56 @@ def test_without_map_tokens_only_keypoints_are_seen():
     losses = policy(batch)
     losses["loss"].backward()
     assert all(p.grad is not None and p.grad.any() for p in policy.vision.keypoints.parameters())
+
+
+@pytest.mark.parametrize("size", [(30, 40), (15, 23)])
+def test_enlarged_maps_are_bilinear_interpolations(size):
+    maps = torch.randn(2, 3, 8, 10)
+    torch.testing.assert_close(enlarged(maps, size), nn.functional.interpolate(maps, size, mode="bilinear"))
+
+
+def test_shifted_frames_repeat_their_edges():
+    frames = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
+    moved = shifted(frames, torch.tensor([[1, -2], [0, 0]]))
+    assert torch.equal(moved[1], frames[1])
+    assert torch.equal(moved[0, 1:, :3], frames[0, :-1, 2:])
+    assert torch.equal(moved[0, 0], moved[0, 1])
+    assert torch.equal(moved[0, :, 3], moved[0, :, 4])
+
+
+def test_keypoints_take_the_shift_of_their_frame_off_again():
+    """What lies a cell lower and two to the right because its frame was moved so is told to lie where it was."""
+    encoder = CameraEncoder(
+        {"top": (48, 64)},
+        8,
+        [backbones.make_backbone(FROZEN.backbone, "imagenet", strides=[8, 16], frozen=True)],
+        True,
+        keypoints=1,
+        frozen=True,
+        shift=8,
+    )
+    maps = torch.zeros(2, 1, 6, 8)
+    maps[0, 0, 2, 3] = maps[1, 0, 3, 5] = 1.0
+    keypoints = Keypoints(1, 1, 8)
+    with torch.no_grad():
+        keypoints.heat.weight.fill_(100.0)
+    pixels = torch.tensor([[0.0, 0.0], [8.0, 16.0]])
+    told = keypoints(maps, encoder._as_coordinates(pixels, ["top"], maps))
+    torch.testing.assert_close(told[0], told[1])
+    assert not torch.allclose(*keypoints(maps))
+
+
+def test_frames_to_learn_from_are_shifted_and_others_are_not():
+    policy = make_policy(replace(FROZEN, frame_shift=3), SPEC)
+    frames = torch.randint(0, 256, (40, 24, 32, 3), dtype=torch.uint8)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    rows = [policy.encode_frames("top", frames, each) for each in (None, *generators)]
+    plain, *learnt = (row for row in rows if row is not None)
+    assert (plain[:, -2:] == 0).all()
+    assert torch.equal(learnt[0], learnt[1])
+    assert not torch.equal(learnt[0], learnt[2])
+    shifts = learnt[0][:, -2:]
+    assert {-3.0, 3.0} <= set(shifts.flatten().tolist())
+    assert shifts.abs().max() == 3
+    with pytest.raises(ConfigError, match="only frozen backbones"):
+        ACTConfig(frame_shift=3)

@@ -31,6 +31,17 @@ TINY = ACTConfig(
     backbone_stride=16,
 )
 BLIND = replace(TINY, **NO_IMAGES)
+FROZEN = replace(
+    TINY,
+    cameras=("top",),
+    backbone="tf_efficientnet_lite0",
+    backbone_weights="imagenet",
+    backbone_width=1.0,
+    backbone_frozen=True,
+    keypoints=4,
+    keypoint_stride=4,
+    keyframe_weight=1.0,
+)
 
 
 def write_episodes(

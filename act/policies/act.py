@@ -94,6 +94,9 @@ class ACTConfig:
     """Never train the backbone: what it sees is computed once for all frames before training (`--cache`)."""
     backbone_width: float = 1.0
     """Multiplies the channels of a ResNet trained from scratch."""
+    frame_shift: int = 0
+    """In training a frozen backbone sees every frame shifted at random, by up to so many pixels either way; keypoints
+    take the shift off again. What lies between the pixels of a few dozen demonstrations is then learnt too."""
     shared_backbone: bool = True
     """One backbone for all cameras, or one each."""
     keypoints: int = 0
@@ -138,15 +141,8 @@ class ACTConfig:
                 f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
                 "choose a smaller one"
             )
-        for name in [
-            "kl_weight",
-            "backbone_lr",
-            "keypoints",
-            "pose_weight",
-            "keyframe_weight",
-            "place_weight",
-            "qpos_noise",
-        ]:
+        weights = [f"{what}_weight" for what in ("kl", "pose", "keyframe", "place")]
+        for name in (*weights, "backbone_lr", "keypoints", "qpos_noise", "frame_shift"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for what in ("pose", "keyframe"):
@@ -171,6 +167,10 @@ class ACTConfig:
             raise ConfigError(
                 "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
                 "use --no-backbone-frozen or --backbone-weights imagenet"
+            )
+        if self.frame_shift and not self.backbone_frozen:
+            raise ConfigError(
+                f"frame_shift is {self.frame_shift}, which only frozen backbones can have; use --frame-shift 0"
             )
         if self.backbone_weights not in ("imagenet", "none"):
             raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
@@ -339,8 +339,11 @@ class ACTPolicy(Policy):
         return self.vision.as_maps(shares[:, len(self.vector_position) :])
 
     @torch.no_grad()
-    def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
-        return self.vision.encode(camera, frames) if self.vision is not None and self.vision.frozen else None
+    def encode_frames(self, camera: str, frames: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        if self.vision is None or not self.vision.frozen:
+            return None
+        shifts = None if generator is None else self.vision.draw_shifts(len(frames), generator).to(frames.device)
+        return self.vision.encode(camera, frames, shifts)
 
     @torch.no_grad()
     def keypoints(self, observation: Observation) -> dict[str, Tensor]:
@@ -384,7 +387,14 @@ class ACTPolicy(Policy):
         ]
         frozen = config.backbone_weights == "imagenet"
         return CameraEncoder(
-            sizes, config.d_model, backbones, frozen, config.keypoints, config.backbone_frozen, config.map_tokens
+            sizes,
+            config.d_model,
+            backbones,
+            frozen,
+            keypoints=config.keypoints,
+            frozen=config.backbone_frozen,
+            map_tokens=config.map_tokens,
+            shift=config.frame_shift,
         )
 
     def _target(self, batch: Batch) -> Tensor:

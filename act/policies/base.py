@@ -109,10 +109,13 @@ class Policy(nn.Module, ABC):
                 changed by every call. None: it remembers nothing.
         """
 
-    def encode_frames(self, camera: str, frames: Tensor) -> Tensor | None:
+    def encode_frames(self, camera: str, frames: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         """What training never changes of how a camera's frames are seen: (B, H, W, 3) uint8 → (B, F) float16.
 
         It may be computed once for all frames and given as `Observation.features`. None: everything is trained.
+
+        Args:
+            generator: where frames to learn from take their augmentation from; None: they are seen as they are.
         """
         return None
 

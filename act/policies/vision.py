@@ -30,6 +30,7 @@ class CameraEncoder(nn.Module):
         frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), then
             take the place of the finest one, and what the backbones see may be computed once (`encode`).
         map_tokens: False leaves out the tokens of the coarsest map; the keypoints' ones are then all there are.
+        shift: in training a frozen backbone sees frames shifted at random, by up to so many pixels either way.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -49,9 +50,10 @@ class CameraEncoder(nn.Module):
         keypoints: int = 0,
         frozen: bool = False,
         map_tokens: bool = True,
+        shift: int = 0,
     ):
         super().__init__()
-        self.cameras, self.frozen = dict(cameras), frozen
+        self.cameras, self.frozen, self.shift = dict(cameras), frozen, shift
         self.backbones = nn.ModuleList(backbones).requires_grad_(not frozen)
         self.frozen_norms = [m for m in self.backbones.modules() if frozen_norm and isinstance(m, nn.BatchNorm2d)]
         for norm in self.frozen_norms:
@@ -117,18 +119,19 @@ class CameraEncoder(nn.Module):
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         tokens, points = [], []
-        for i, group, maps in self._maps(images, features or {}):
+        for i, group, maps, shifts in self._maps(images, features or {}):
             if self.projections:
                 flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
                 tokens.append(self.projections[i](flat))
             if self.keypoints:
-                points.append(rearrange(self.keypoints[i](maps[0]), "(n b) d -> b n d", n=len(group)))
+                found = self.keypoints[i](maps[0], self._as_coordinates(shifts, group, maps[0]))
+                points.append(rearrange(found, "(n b) d -> b n d", n=len(group)))
         return torch.cat(tokens + points, dim=1)
 
     def find_keypoints(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """camera → (B, K, 2) places x, y of the keypoints, from -1 to 1 across the frame; empty without keypoints."""
         found = {}
-        for i, group, maps in self._maps(images) if self.keypoints else ():
+        for i, group, maps, _ in self._maps(images) if self.keypoints else ():
             keypoints: Any = self.keypoints[i]
             places = rearrange(keypoints.find(maps[0]), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
             found |= dict(zip(group, places.flip(-1), strict=True))
@@ -143,11 +146,28 @@ class CameraEncoder(nn.Module):
         return maps
 
     @torch.no_grad()
-    def encode(self, camera: str, frames: Tensor) -> Tensor:
-        """All maps that a frozen backbone makes of frames (B, H, W, 3), as rows (B, F) of float16 numbers."""
+    def encode(self, camera: str, frames: Tensor, shifts: Tensor | None = None) -> Tensor:
+        """All maps that a frozen backbone makes of frames (B, H, W, 3), as rows (B, F) of float16 numbers.
+
+        The last two of a row are by how many pixels its frame was shifted, downwards and to the right: `shifts` (B, 2).
+        """
         i = next(i for i, group in zip(self.backbone_of_group, self.groups, strict=True) if camera in group)
-        maps = self.backbones[i](self._normalize(frames))
-        return torch.cat([each.flatten(1) for each in maps], dim=1).half()
+        if shifts is None:
+            shifts = torch.zeros(len(frames), 2, dtype=torch.int64, device=frames.device)
+        maps = self.backbones[i](self._normalize(shifted(frames, shifts) if shifts.any() else frames))
+        return torch.cat([*(each.flatten(1) for each in maps), shifts], dim=1).half()
+
+    def draw_shifts(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """(n, 2) pixels, at random."""
+        return torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator)
+
+    def _as_coordinates(self, shifts: Tensor | None, group: Sequence[str], fine: Tensor) -> Tensor | None:
+        """Shifts in pixels as shifts of keypoints, whose places are those in the frame as it was."""
+        if shifts is None:
+            return None
+        cells = fine.new_tensor(fine.shape[-2:], dtype=torch.float32)  # centres from -1 to 1
+        pixels = fine.new_tensor(self.cameras[group[0]], dtype=torch.float32) / cells
+        return shifts * 2 / ((cells - 1).clamp(min=1) * pixels.round())
 
     def _normalize(self, frames: Tensor) -> Tensor:
         # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
@@ -155,23 +175,29 @@ class CameraEncoder(nn.Module):
 
     def _maps(
         self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None
-    ) -> list[tuple[int, list[str], list[Tensor]]]:
-        """For each call of a backbone: its number, its n cameras, and feature maps [(n · B, C, h, w), …]."""
+    ) -> list[tuple[int, list[str], list[Tensor], Tensor | None]]:
+        """For each call of a backbone: its number, its n cameras, feature maps [(n · B, C, h, w), …] and the shifts of
+        their frames, (n · B, 2) pixels.
+        """
         features = features or {}
         self._check(images, features)
         found = []
         for i, group in zip(self.backbone_of_group, self.groups, strict=True):
             if not self.frozen:
                 frames = torch.cat([images[name] for name in group])
-                found.append((i, group, self.backbones[i](self._normalize(frames))))
+                found.append((i, group, self.backbones[i](self._normalize(frames)), None))
                 continue
-            rows = [features[name] if name in features else self.encode(name, images[name]) for name in group]
+            rows = [features[name] if name in features else self._seen(name, images[name]) for name in group]
             # Float before they are joined: autocast on CPUs knows no float16.
             shapes, whole = self.map_shapes[group[0]], torch.cat([row.float() for row in rows])
-            parts = whole.split([math.prod(shape) for shape in shapes], dim=1)
+            *parts, shifts = whole.split([*(math.prod(shape) for shape in shapes), 2], dim=1)
             maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-            found.append((i, group, self.merged[i](maps)))
+            found.append((i, group, self.merged[i](maps), shifts))
         return found
+
+    def _seen(self, camera: str, frames: Tensor) -> Tensor:
+        shifts = self.draw_shifts(len(frames)).to(frames.device) if self.training and self.shift else None
+        return self.encode(camera, frames, shifts)
 
     def _check(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
         for name, (height, width) in self.cameras.items():
@@ -213,8 +239,28 @@ class MergedMaps(nn.Module):
         size = maps[0].shape[-2:]
         merged = self.lateral[0](maps[0])
         for lateral, each in zip(self.lateral[1:], maps[1:], strict=True):
-            merged = merged + F.interpolate(lateral(each), size, mode="bilinear")
+            merged = merged + enlarged(lateral(each), size)
         return [self.mix(merged), maps[-1]]
+
+
+def shifted(frames: Tensor, shifts: Tensor) -> Tensor:
+    """Frames (B, H, W, 3), each moved by its own pixels (B, 2) downwards and to the right; edges are repeated."""
+    rows, columns = (
+        (torch.arange(size, device=frames.device) - by[:, None]).clamp(0, size - 1)
+        for size, by in zip(frames.shape[1:3], shifts.unbind(1), strict=True)
+    )
+    of_batch = torch.arange(len(frames), device=frames.device)[:, None, None]
+    return frames[of_batch, rows[:, :, None], columns[:, None, :]]
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of maps (B, C, h, w) to a size, as two matrix products: a third of the time on a CPU."""
+    weights = [
+        F.interpolate(torch.eye(old, device=maps.device)[None, None], (new, old), mode="bilinear")[0, 0]
+        for old, new in zip(maps.shape[-2:], size, strict=True)
+    ]
+    down, across = (each.to(maps.dtype) for each in weights)  # (H, h), (W, w)
+    return down @ (maps @ across.T)
 
 
 class Keypoints(nn.Module):
@@ -231,9 +277,12 @@ class Keypoints(nn.Module):
         nn.init.normal_(self.heat.weight, std=sharpness / channels**0.5)
         self.project = Float32Linear(2 * keypoints, d_model)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, d_model)."""
-        return self.project(self.find(features))
+    def forward(self, features: Tensor, shifts: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) → (B, d_model); `shifts` (B, 2), by which all was moved in y and x, is taken off again."""
+        found = self.find(features)
+        if shifts is not None:
+            found = found - shifts.repeat_interleave(found.shape[1] // 2, dim=1)
+        return self.project(found)
 
     def find(self, features: Tensor) -> Tensor:
         """(B, C, h, w) → coordinates from -1 to 1: all y, then all x, (B, 2 K)."""

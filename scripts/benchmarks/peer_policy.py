@@ -88,7 +88,7 @@ class PeerAgent:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of episodes with one camera, top")
     parser.add_argument("--json", type=Path, required=True, help="results go here")
     parser.add_argument("--minutes", type=float, help="train for so long")
