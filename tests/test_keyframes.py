@@ -9,7 +9,7 @@ from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
-from act.policies.act import ELSEWHERE, remembered
+from act.policies.seeing import ELSEWHERE, remembered
 from demos.episode import Episode
 from demos.ik import BimanualIK
 from demos.kinematics import tool_positions

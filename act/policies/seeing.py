@@ -1,0 +1,360 @@
+"""What a policy sees: cameras, joints and object poses become tokens, the same for every way of generating a chunk.
+
+    pictures ── backbone ── map tokens, keypoints' token ─────────────────────────┐
+                                    └── keyframe: where each arm is going ── token ┤
+    joint positions, (object poses) ── a token each ──────────────────────────────┴── encoder ──► memory (B, L, d_model)
+
+Keypoints and keyframes are options of ours, off by default, as are the auxiliary losses that teach keypoints object
+poses or keyframes (`act.keyframes`), a backbone that is never trained, and noise on the joint positions. Several
+cameras get a learned embedding each; ACT's published code tells them apart by their contents alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from act.errors import ConfigError
+from act.keyframes import keyframe_dim
+from act.normalizer import Normalizer
+from act.policies.backbones import make_backbone
+from act.policies.base import Batch, Observation, Policy
+from act.policies.transformer import Encoder, Float32Linear
+from act.policies.vision import CameraEncoder
+from demos.spec import EpisodeSpec
+
+ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
+LOOKS = 10  # that a remembered keyframe is the mean of
+
+
+@dataclass(frozen=True)
+class SeeingConfig:
+    """The settings that all policies share; ACT's numbers by default."""
+
+    chunk_size: int = 100
+    """k, the number of actions predicted at once; about 1 to 2 s work best."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to look at, in order. None takes all that the episodes have; an empty list needs --use-env-state."""
+    use_env_state: bool = False
+    """Look at the object poses, which only a simulator knows."""
+
+    d_model: int = 512
+    """Width of all tokens."""
+    n_heads: int = 8
+    """Attention heads."""
+    ffn_dim: int = 3200
+    """Width of the feed-forward layers."""
+    n_encoder_layers: int = 4
+    """Layers of the observation encoder."""
+    dropout: float = 0.1
+    """Dropout in the transformers. On a CPU its random numbers take as long as half of all the rest."""
+    pre_norm: bool = False
+    """Layer norm before attention and feed-forward instead of after."""
+
+    backbone: str = "resnet18"
+    """Any timm network that gives feature maps."""
+    backbone_weights: Literal["imagenet", "none"] = "imagenet"
+    """Pretrained with frozen batch norm, or trained from scratch with a live one."""
+    backbone_stride: int = 32
+    """Which feature map becomes tokens: 32 is the last of a ResNet, 16 gives four times the tokens."""
+    map_tokens: bool = True
+    """Whether that feature map becomes tokens at all. Without, keypoints are all that is seen of the pictures: a few
+    dozen demonstrations then leave little to be learnt by heart."""
+    backbone_frozen: bool = False
+    """Never train the backbone: what it sees is computed once for all frames before training (`--cache`)."""
+    backbone_width: float = 1.0
+    """Multiplies the channels of a ResNet trained from scratch."""
+    frame_shift: int = 0
+    """In training a frozen backbone sees every frame shifted at random, by up to so many pixels either way; keypoints
+    take the shift off again. What lies between the pixels of a few dozen demonstrations is then learnt too."""
+    shared_backbone: bool = True
+    """One backbone for all cameras, or one each."""
+    keypoints: int = 0
+    """Keypoints found in each picture, whose coordinates make one more token; 0, as published, for none."""
+    keypoint_stride: int | None = None
+    """Which feature map they are found in; None: the one that becomes tokens. A finer one, 8 say, is on the way to it
+    and tells places more exactly."""
+    pose_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of the object poses (env_state), read linearly from the keypoints. It
+    teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
+    keyframe_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
+    `act.keyframes`), told from the keypoints alone. What is told becomes one more token."""
+    qpos_noise: float = 0.0
+    """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
+    gives away where it is going; with noise the policy has to look. 0 as published."""
+    backbone_lr: float | None = None
+    """Learning rate of the backbone, of what finds keypoints in its maps, and of what tells keyframes from them; None:
+    that of the rest."""
+
+    def __post_init__(self) -> None:
+        if self.cameras is not None:
+            object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
+            if len(set(self.cameras)) < len(self.cameras):
+                raise ConfigError(f"cameras are {', '.join(self.cameras)}; name each only once")
+        sizes = ("d_model", "n_heads", "ffn_dim", "n_encoder_layers", "backbone_width", "backbone_stride")
+        check_positive(self, "chunk_size", *sizes)
+        if self.d_model % self.n_heads or self.d_model % 4:
+            raise ConfigError(
+                f"d_model is {self.d_model} with {self.n_heads} heads; it must be a multiple of 4 and of n_heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if (self.keypoint_stride or 0) > self.backbone_stride:
+            raise ConfigError(
+                f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
+                "choose a smaller one"
+            )
+        weights = ("pose_weight", "keyframe_weight")
+        check_not_negative(self, *weights, "backbone_lr", "keypoints", "qpos_noise", "frame_shift")
+        for what in ("pose", "keyframe"):
+            weight = getattr(self, f"{what}_weight")
+            if weight and not self.keypoints and self.cameras != ():
+                raise ConfigError(
+                    f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
+                    f"use --{what}-weight 0 or --keypoints 32"
+                )
+        if not self.map_tokens and not self.keypoints and self.cameras != ():
+            raise ConfigError("without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32")
+        if self.backbone_frozen and self.backbone_weights == "none":
+            raise ConfigError(
+                "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
+                "use --no-backbone-frozen or --backbone-weights imagenet"
+            )
+        if self.frame_shift and not self.backbone_frozen:
+            raise ConfigError(
+                f"frame_shift is {self.frame_shift}, which only frozen backbones can have; use --frame-shift 0"
+            )
+        if self.backbone_weights not in ("imagenet", "none"):
+            raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
+        if self.backbone_weights == "imagenet" and self.backbone_width != 1:
+            raise ConfigError(
+                f"backbone_width is {self.backbone_width:g}, but ImageNet weights exist only for width 1; "
+                "use --backbone-weights none"
+            )
+        if self.cameras == () and not self.use_env_state:
+            raise ConfigError("the policy would be blind: give it cameras or --use-env-state")
+
+
+class SeeingPolicy(Policy):
+    """What policies have in common that see through keypoints, image tokens and a transformer; its memory is theirs.
+
+    Args:
+        config: the settings.
+        spec: what the episodes contain: joints, cameras with sizes, length of the object poses.
+        pretrained: False builds the backbone without downloading weights, for a checkpoint to fill in.
+        vectors: how many more tokens the policy puts before those of the observation (`_remember`).
+        dims: more vectors to normalise, see `Normalizer`.
+
+    Raises:
+        ConfigError: the config asks for cameras or object poses that the episodes do not have, or see `make_backbone`.
+    """
+
+    config: SeeingConfig
+
+    def __init__(
+        self,
+        config: SeeingConfig,
+        spec: EpisodeSpec,
+        *,
+        pretrained: bool = True,
+        vectors: int = 0,
+        dims: Mapping[str, int] | None = None,
+    ):
+        super().__init__()
+        self.config, self.spec, self.chunk_size = config, spec, config.chunk_size
+        self.cameras = tuple(spec.cameras) if config.cameras is None else config.cameras
+        self.uses_env_state = config.use_env_state
+        self._check_against_spec()
+
+        n_joints, d = len(spec.joint_names), config.d_model
+        reads_poses = bool(config.pose_weight and self.cameras and spec.env_state_dim)
+        self.tells_keyframes = tells_keyframes(config, self.cameras)
+        normalized = {"qpos": n_joints, "action": n_joints}
+        if config.use_env_state or reads_poses:
+            normalized["env_state"] = spec.env_state_dim
+        if self.tells_keyframes:
+            normalized["keyframe"] = keyframe_dim(spec.joint_names)
+        self.normalizer = Normalizer(normalized | dict(dims or {}))
+
+        self.qpos_proj = Float32Linear(n_joints, d)
+        self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
+        self.vision = self._make_vision(pretrained) if self.cameras else None
+        if self.tells_keyframes:
+            self.keyframe_head = two_layers(len(self.cameras) * d, d, normalized["keyframe"])
+            self.keyframe_proj = Float32Linear(normalized["keyframe"], d)
+        vectors += 1 + config.use_env_state + self.tells_keyframes
+        self.vector_position = nn.Parameter(torch.randn(vectors, d))
+        self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
+        self.encoder = Encoder(config.n_encoder_layers, *transformer_shape(config))
+
+    @torch.no_grad()
+    def encode_frames(self, camera: str, frames: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        if self.vision is None or not self.vision.frozen:
+            return None
+        shifts = None if generator is None else self.vision.draw_shifts(len(frames), generator).to(frames.device)
+        return self.vision.encode(camera, frames, shifts)
+
+    @torch.no_grad()
+    def keypoints(self, observation: Observation) -> dict[str, Tensor]:
+        return {} if self.vision is None else self.vision.find_keypoints(observation.images)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        parts = ("backbones", "merged", "keypoints")
+        modules = [] if self.vision is None else [getattr(self.vision, name) for name in parts]
+        modules += [self.keyframe_head] if self.tells_keyframes else []
+        backbone = [p for module in modules for p in module.parameters()]
+        ours = {id(p) for p in backbone}
+        groups = [
+            {"params": [p for p in self.parameters() if id(p) not in ours], "lr": lr},
+            {"params": backbone, "lr": lr if self.config.backbone_lr is None else self.config.backbone_lr},
+        ]
+        groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        return [group for group in groups if group["params"]]
+
+    def _see(self, observation: Observation) -> Tensor:
+        """Image tokens (B, L, d_model), the keypoints' last; L = 0 for a policy without cameras."""
+        if self.vision is None:
+            return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
+        return self.vision(observation.images, observation.features)
+
+    def _points(self, image_tokens: Tensor) -> Tensor:
+        """The keypoints' tokens, (B, cameras · d_model) float32."""
+        first = image_tokens.shape[1] - len(self.cameras)
+        return rearrange(image_tokens[:, first:], "b n d -> b (n d)").float()
+
+    def _tell_keyframe(self, image_tokens: Tensor, memory: dict[str, Tensor] | None = None) -> Tensor | None:
+        """Where each arm is going, (B, K) as z-scores, told from the keypoints, and remembered.
+
+        Not from the joints: on its way the arm gives away where it is going, and would be believed instead of looked
+        past.
+        """
+        if not self.tells_keyframes:
+            return None
+        told = self.keyframe_head(self._points(image_tokens))
+        return told if memory is None else remembered(told, memory)
+
+    def _auxiliary_losses(self, batch: Batch, image_tokens: Tensor, keyframe: Tensor | None) -> dict[str, Tensor]:
+        """{"pose", "keyframe"}, those that there are: mean errors in z-scores."""
+        losses = {}
+        if self.pose_head is not None:
+            poses = self.pose_head(self._points(image_tokens))
+            losses["pose"] = F.l1_loss(poses, self._env_state(batch.observation))
+        if keyframe is not None:
+            losses["keyframe"] = F.l1_loss(keyframe, self._true_keyframe(batch))
+        return losses
+
+    def _true_keyframe(self, batch: Batch) -> Tensor:
+        """(B, K) as z-scores."""
+        if batch.keyframe is None:
+            raise ConfigError("the policy learns keyframes, given a batch without; use --keyframe-weight 0")
+        return self.normalizer.normalize("keyframe", batch.keyframe)
+
+    def _env_state(self, observation: Observation) -> Tensor:
+        """Object poses as z-scores, (B, E)."""
+        if observation.env_state is None:
+            raise ConfigError("the policy looks at object poses (env_state), given none")
+        return self.normalizer.normalize("env_state", observation.env_state)
+
+    def _remember(
+        self, observation: Observation, image_tokens: Tensor, keyframe: Tensor | None, before: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """What is seen, encoded: the memory (B, L, d_model) that a decoder asks, and the positions (L, d_model) in it.
+
+        Args:
+            before: the policy's own tokens (B, d_model), as many as it announced.
+        """
+        qpos = self.normalizer.normalize("qpos", observation.qpos)
+        if self.training and self.config.qpos_noise:
+            qpos = qpos + self.config.qpos_noise * torch.randn_like(qpos)
+        vectors = [*before, self.qpos_proj(qpos)]
+        if self.env_state_proj is not None:
+            vectors.append(self.env_state_proj(self._env_state(observation)))
+        if keyframe is not None:
+            vectors.append(self.keyframe_proj(keyframe))
+        tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
+        if self.vision is not None:
+            position = torch.cat([position, self.vision.token_positions()])
+        return self.encoder(tokens, position), position
+
+    def _make_vision(self, pretrained: bool) -> CameraEncoder:
+        config = self.config
+        sizes = {name: self.spec.cameras[name] for name in self.cameras}
+        coarse, fine = config.backbone_stride, config.keypoint_stride or config.backbone_stride
+        between = [fine * 2**i for i in range(1, 6) if fine * 2**i < coarse] if config.backbone_frozen else []
+        backbones = [
+            make_backbone(
+                config.backbone,
+                config.backbone_weights,
+                strides=sorted({fine, *between, coarse}),
+                width=config.backbone_width,
+                pretrained=pretrained,
+                frozen=config.backbone_frozen,
+            )
+            for _ in range(1 if config.shared_backbone else len(sizes))
+        ]
+        frozen = config.backbone_weights == "imagenet"
+        return CameraEncoder(
+            sizes,
+            config.d_model,
+            backbones,
+            frozen,
+            keypoints=config.keypoints,
+            frozen=config.backbone_frozen,
+            map_tokens=config.map_tokens,
+            shift=config.frame_shift,
+        )
+
+    def _check_against_spec(self) -> None:
+        if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
+            known = ", ".join(self.spec.cameras) or "none"
+            raise ConfigError(f"the episodes have no camera {unknown[0]}; they have: {known}")
+        if self.uses_env_state and not self.spec.env_state_dim:
+            raise ConfigError("--use-env-state needs object poses (env_state), and the episodes have none")
+        if not self.cameras and not self.uses_env_state:
+            raise ConfigError("the episodes have no cameras: use --use-env-state to learn from object poses")
+
+
+def tells_keyframes(config: SeeingConfig, cameras: Sequence[str]) -> bool:
+    return bool(config.keyframe_weight and cameras)
+
+
+def transformer_shape(config: SeeingConfig) -> tuple[int, int, int, float, bool]:
+    """What all transformers of a policy have in common, see `Encoder`."""
+    return config.d_model, config.n_heads, config.ffn_dim, config.dropout, config.pre_norm
+
+
+def remembered(keyframe: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    """A running mean of the keyframes told while each arm is going to the same place, (B, K) z-scores in and out.
+
+    A hand hides what it is about to grasp, so what was told before says more than what is told now. Half of the numbers
+    are each arm's; where they have changed too much, the arm is going somewhere else, and its mean begins anew.
+    """
+    arms = keyframe.unflatten(-1, (2, -1)) if keyframe.shape[-1] % 2 == 0 else keyframe[:, None]  # (B, arms, ·)
+    mean, count = memory.get("keyframe", arms), memory.get("count", torch.zeros_like(arms[..., :1]))
+    same = (arms - mean).abs().amax(dim=-1, keepdim=True) < ELSEWHERE
+    count = torch.where(same, count + 1, 1)
+    mean = torch.where(same, mean + (arms - mean) / count.clamp(max=LOOKS), arms)
+    memory |= {"keyframe": mean, "count": count}
+    return mean.flatten(1)
+
+
+def two_layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """A small network from and to numbers at the precision of the robot."""
+    return nn.Sequential(Float32Linear(inputs, width), nn.ReLU(), Float32Linear(width, outputs))
+
+
+def check_positive(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be positive")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        if not (getattr(config, name) or 0) >= 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must not be negative")
