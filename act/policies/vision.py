@@ -153,8 +153,10 @@ class CameraEncoder(nn.Module):
         """
         i = next(i for i, group in zip(self.backbone_of_group, self.groups, strict=True) if camera in group)
         if shifts is None:
-            shifts = torch.zeros(len(frames), 2, dtype=torch.int64, device=frames.device)
-        maps = self.backbones[i](self._normalize(shifted(frames, shifts) if shifts.any() else frames))
+            shifts = torch.zeros(len(frames), 2, device=frames.device)
+        else:
+            frames = shifted(frames, shifts)
+        maps = self.backbones[i](self._normalize(frames))
         return torch.cat([*(each.flatten(1) for each in maps), shifts], dim=1).half()
 
     def draw_shifts(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -165,9 +167,9 @@ class CameraEncoder(nn.Module):
         """Shifts in pixels as shifts of keypoints, whose places are those in the frame as it was."""
         if shifts is None:
             return None
-        cells = fine.new_tensor(fine.shape[-2:], dtype=torch.float32)  # centres from -1 to 1
-        pixels = fine.new_tensor(self.cameras[group[0]], dtype=torch.float32) / cells
-        return shifts * 2 / ((cells - 1).clamp(min=1) * pixels.round())
+        sizes = zip(self.cameras[group[0]], fine.shape[-2:], strict=True)
+        pixel = [2 / (max(cells - 1, 1) * round(size / cells)) for size, cells in sizes]  # cells' centres: -1 to 1
+        return torch.stack([by * each for by, each in zip(shifts.unbind(1), pixel, strict=True)], dim=1)
 
     def _normalize(self, frames: Tensor) -> Tensor:
         # Frames are (H, W, 3) in memory, so this view is channels-last as it stands and convolutions are fastest.
