@@ -60,7 +60,7 @@ def test_a_policy_brings_the_tools_to_the_places_it_tells():
         policy.action_head.weight.zero_()
         policy.action_head.bias.copy_(home)
         policy.place_head.weight.zero_()
-        policy.place_head.bias.copy_(torch.tensor([0.02, 0.0, 0.01, 0.0, 0.0, 0.0] * 2))
+        policy.place_head.bias.copy_(torch.tensor([0.02, 0.0, 0.01, 0.0] * 2))
         goal = torch.tensor([0.3, 0.1, 0.25, 1.0, 0.35, -0.1, 0.3, 1.0])
         last = policy.keyframe_head[-1]
         assert isinstance(last, torch.nn.Linear)

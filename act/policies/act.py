@@ -118,7 +118,7 @@ class ACTPolicy(SeeingPolicy):
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
         self.action_head = Float32Linear(d, n_joints)
-        self.place_head = Float32Linear(d, 12) if tells_places else None  # of each arm 3 numbers and 3 shares
+        self.place_head = Float32Linear(d, 8) if tells_places else None  # of each arm 3 numbers and a share
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss", "l1", "kl"} and perhaps "pose", "keyframe", "place": mean errors in z-scores, but kl is in nats.
@@ -257,15 +257,14 @@ class ACTPolicy(SeeingPolicy):
     def _places(self, decoded: Tensor, qpos: Tensor, keyframe: Tensor) -> Tensor:
         """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded, joints and keyframe.
 
-        Each arm is a share of the way from where it is to its keyframe, in each direction (it may be above its object
-        long before it is down there), and a little beside it. A grasp is then the same answer wherever its object lies:
-        all of the way.
+        Each arm is a share of the way from where it is to its keyframe, and a little beside it. A grasp is then the
+        same answer wherever its object lies: all of the way.
         """
         assert self.place_head is not None
         goal = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
         start, goal = (self.normalizer.normalize("place", each.flatten(1)) for each in (tools(qpos)[0], goal))
         start, goal = (rearrange(each, "b (arm xyz) -> b 1 arm xyz", arm=2) for each in (start, goal))
-        beside, share = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2).chunk(2, dim=-1)
+        beside, share = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2).split([3, 1], dim=-1)
         return (start + (4 * share).sigmoid() * (goal - start) + beside).flatten(-2)
 
 
