@@ -138,7 +138,7 @@ class ACTPolicy(SeeingPolicy):
         losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
         if self.place_head is not None:
             places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
-            told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
+            told = self._places(decoded, self._true_keyframe(batch))
             losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
         weighted = [getattr(config, f"{name}_weight") * loss for name, loss in losses.items() if name != "l1"]
         return {"loss": losses["l1"] + sum(weighted), **losses}
@@ -156,7 +156,7 @@ class ACTPolicy(SeeingPolicy):
         action = self.normalizer.unnormalize("action", self.action_head(decoded))
         if self.place_head is None or keyframe is None:
             return action
-        places = self.normalizer.unnormalize("place", self._places(decoded, observation.qpos, keyframe))
+        places = self.normalizer.unnormalize("place", self._places(decoded, keyframe))
         return reach(action, places.unflatten(-1, (2, 3)))
 
     @property
@@ -238,7 +238,7 @@ class ACTPolicy(SeeingPolicy):
         self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """What is decoded (B, k, d_model) with the prior's mean, or a draw from it, and the keyframe it was told."""
-        image_tokens, z = self._see(observation, memory), None
+        image_tokens, z = self._see(observation), None
         if self.config.use_vae:
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
@@ -254,18 +254,17 @@ class ACTPolicy(SeeingPolicy):
         memory, position = self._remember(observation, image_tokens, keyframe, before)
         return self.decoder(self.query, memory, position)
 
-    def _places(self, decoded: Tensor, qpos: Tensor, keyframe: Tensor) -> Tensor:
-        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded, joints and keyframe.
+    def _places(self, decoded: Tensor, keyframe: Tensor) -> Tensor:
+        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded and the keyframe (B, 8).
 
-        Each arm is a share of the way from where it is to its keyframe, and a little beside it. A grasp is then the
-        same answer wherever its object lies: all of the way.
+        An arm's place is a share of its keyframe's, and what the network adds to it: a grasp is then the same sum
+        wherever its object lies.
         """
         assert self.place_head is not None
-        goal = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
-        start, goal = (self.normalizer.normalize("place", each.flatten(1)) for each in (tools(qpos)[0], goal))
-        start, goal = (rearrange(each, "b (arm xyz) -> b 1 arm xyz", arm=2) for each in (start, goal))
-        beside, share = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2).split([3, 1], dim=-1)
-        return (start + (4 * share).sigmoid() * (goal - start) + beside).flatten(-2)
+        where = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
+        landmark = self.normalizer.normalize("place", where.flatten(1)).unflatten(-1, (2, 3))
+        told = self.place_head(decoded).unflatten(-1, (2, 4))  # (B, k, 2, 4)
+        return (told[..., :3] + told[..., 3:] * landmark[:, None]).flatten(-2)
 
 
 def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:
