@@ -60,9 +60,9 @@ class ACTConfig(SeeingConfig):
     """What z is without actions: standard normal, or a normal distribution told from keypoints (or object poses) and
     joint positions."""
     place_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told as a share of its
-    way to the keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
-    learnt of one place holds at all others. Of robots whose kinematics are not known it does nothing."""
+    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told with the keyframe
+    as a landmark. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is learnt of
+    one place holds at all others. Of robots whose kinematics are not known it does nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
