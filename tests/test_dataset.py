@@ -12,6 +12,7 @@ from act.errors import ConfigError
 from act.keyframes import keyframes
 from act.policies import Batch
 from demos.episode import Episode, find_episodes
+from demos.kinematics import tool_positions
 from demos.spec import ALOHA_JOINTS, EpisodeError
 
 CPU = torch.device("cpu")
@@ -115,8 +116,11 @@ def test_statistics_are_those_of_the_training_split(tmp_path):
     write_episodes(tmp_path)
     dataset = ChunkDataset(tmp_path, 6)
     stats = dataset.stats()
-    assert set(stats) == {"qpos", "action", "keyframe", "env_state"}
-    told = {"keyframe": [keyframes(episode.action, ALOHA_JOINTS) for episode in dataset.episodes]}
+    assert set(stats) == {"qpos", "action", "keyframe", "place", "env_state"}
+    told = {
+        "keyframe": [keyframes(episode.action, ALOHA_JOINTS) for episode in dataset.episodes],
+        "place": [tool_positions(episode.action) for episode in dataset.episodes],
+    }
     for key, (mean, std) in stats.items():
         rows = told.get(key) or [getattr(episode, key) for episode in dataset.episodes]
         values = np.concatenate(rows)[dataset.train]
