@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from einops import repeat
-from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
+from tiny import BLIND, THREE_CAMERAS, TINY, descend, make, make_batch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -25,16 +25,6 @@ def losses_and_gradients(policy: ACTPolicy, batch: Batch) -> tuple[dict[str, flo
     return {name: value.item() for name, value in losses.items()}, {
         name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None
     }
-
-
-def descend(policy: ACTPolicy, batch: Batch, steps: int, which: str = "loss") -> None:
-    """Trains on one batch."""
-    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
-    for _ in range(steps):
-        loss = policy(batch)[which]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
 
 
 def test_kl_equals_torch_distributions():

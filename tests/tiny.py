@@ -84,3 +84,13 @@ def make_batch(size: int = 3, k: int = TINY.chunk_size, seed: int = 0) -> Batch:
     qpos, env_state = torch.randn(size, 14, generator=rng), torch.randn(size, 7, generator=rng)
     is_pad = torch.arange(k) >= torch.arange(k, k - size, -1)[:, None]
     return Batch(Observation(qpos, frames, env_state), torch.randn(size, k, 14, generator=rng), is_pad)
+
+
+def descend(policy: ACTPolicy, batch: Batch, steps: int, which: str = "loss") -> None:
+    """Trains on one batch."""
+    optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
+    for _ in range(steps):
+        loss = policy(batch)[which]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

@@ -26,13 +26,13 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from act.errors import ConfigError
+from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation
 from act.policies.seeing import (
     SeeingConfig,
     SeeingPolicy,
     check_not_negative,
     check_positive,
-    tells_keyframes,
     transformer_shape,
     two_layers,
 )
@@ -95,11 +95,10 @@ class ACTPolicy(SeeingPolicy):
     position_of_style: Tensor
 
     def __init__(self, config: ACTConfig, spec: EpisodeSpec, *, pretrained: bool = True):
-        cameras = spec.cameras if config.cameras is None else config.cameras
-        keyframes = tells_keyframes(config, tuple(cameras))
-        tells_places = keyframes and config.place_weight > 0 and kinematics.knows(spec.joint_names)
-        dims = {"place": 6} if tells_places else {}
-        super().__init__(config, spec, pretrained=pretrained, vectors=int(config.use_vae), dims=dims)
+        super().__init__(config, spec, pretrained=pretrained, vectors=int(config.use_vae))
+        tells_places = self.tells_keyframes and config.place_weight > 0 and kinematics.knows(spec.joint_names)
+        if tells_places:
+            self.normalizer = Normalizer(self.normalizer.dims | {"place": 6})
         n_joints, d, k = len(spec.joint_names), config.d_model, config.chunk_size
         shape = transformer_shape(config)
 

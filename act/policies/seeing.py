@@ -9,7 +9,7 @@ poses or keyframes (`act.keyframes`), a backbone that is never trained, and nois
 cameras get a learned embedding each; ACT's published code tells them apart by their contents alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -148,7 +148,6 @@ class SeeingPolicy(Policy):
         spec: what the episodes contain: joints, cameras with sizes, length of the object poses.
         pretrained: False builds the backbone without downloading weights, for a checkpoint to fill in.
         vectors: how many more tokens the policy puts before those of the observation (`_remember`).
-        dims: more vectors to normalise, see `Normalizer`.
 
     Raises:
         ConfigError: the config asks for cameras or object poses that the episodes do not have, or see `make_backbone`.
@@ -156,15 +155,7 @@ class SeeingPolicy(Policy):
 
     config: SeeingConfig
 
-    def __init__(
-        self,
-        config: SeeingConfig,
-        spec: EpisodeSpec,
-        *,
-        pretrained: bool = True,
-        vectors: int = 0,
-        dims: Mapping[str, int] | None = None,
-    ):
+    def __init__(self, config: SeeingConfig, spec: EpisodeSpec, *, pretrained: bool = True, vectors: int = 0):
         super().__init__()
         self.config, self.spec, self.chunk_size = config, spec, config.chunk_size
         self.cameras = tuple(spec.cameras) if config.cameras is None else config.cameras
@@ -173,20 +164,20 @@ class SeeingPolicy(Policy):
 
         n_joints, d = len(spec.joint_names), config.d_model
         reads_poses = bool(config.pose_weight and self.cameras and spec.env_state_dim)
-        self.tells_keyframes = tells_keyframes(config, self.cameras)
-        normalized = {"qpos": n_joints, "action": n_joints}
+        self.tells_keyframes = bool(config.keyframe_weight and self.cameras)
+        dims = {"qpos": n_joints, "action": n_joints}
         if config.use_env_state or reads_poses:
-            normalized["env_state"] = spec.env_state_dim
+            dims["env_state"] = spec.env_state_dim
         if self.tells_keyframes:
-            normalized["keyframe"] = keyframe_dim(spec.joint_names)
-        self.normalizer = Normalizer(normalized | dict(dims or {}))
+            dims["keyframe"] = keyframe_dim(spec.joint_names)
+        self.normalizer = Normalizer(dims)
 
         self.qpos_proj = Float32Linear(n_joints, d)
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vision = self._make_vision(pretrained) if self.cameras else None
         if self.tells_keyframes:
-            self.keyframe_head = two_layers(len(self.cameras) * d, d, normalized["keyframe"])
-            self.keyframe_proj = Float32Linear(normalized["keyframe"], d)
+            self.keyframe_head = two_layers(len(self.cameras) * d, d, dims["keyframe"])
+            self.keyframe_proj = Float32Linear(dims["keyframe"], d)
         vectors += 1 + config.use_env_state + self.tells_keyframes
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
         self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
@@ -317,10 +308,6 @@ class SeeingPolicy(Policy):
             raise ConfigError("--use-env-state needs object poses (env_state), and the episodes have none")
         if not self.cameras and not self.uses_env_state:
             raise ConfigError("the episodes have no cameras: use --use-env-state to learn from object poses")
-
-
-def tells_keyframes(config: SeeingConfig, cameras: Sequence[str]) -> bool:
-    return bool(config.keyframe_weight and cameras)
 
 
 def transformer_shape(config: SeeingConfig) -> tuple[int, int, int, float, bool]:

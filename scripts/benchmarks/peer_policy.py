@@ -37,7 +37,6 @@ class Demonstrations:
     def __init__(self, folder: Path, chunk: int):
         episodes = [Episode(path) for path in find_episodes(folder)]
         self.spec, self.chunk = episodes[0].spec, chunk
-        self.longest = max(episode.length for episode in episodes)
         self.qpos = torch.from_numpy(np.concatenate([episode.qpos for episode in episodes]))
         self.action = torch.from_numpy(np.concatenate([episode.action for episode in episodes]))
         frames = [episode.frames("top") for episode in tqdm(episodes, "reading", leave=False)]
@@ -75,15 +74,13 @@ class PeerAgent:
         self.policy.reset()
 
     def looks(self) -> bool:
-        queue = getattr(self.policy, "_action_queue", ())
-        return not queue
+        return not getattr(self.policy, "_action_queue", ())  # it has none where it averages: it looks at every step
 
     def __call__(self, observation) -> np.ndarray:
-        qpos = torch.from_numpy(observation["qpos"])
-        seen = {"observation.state": qpos}
+        seen = {}  # what is left in the queue needs nothing
         if "images/top" in observation:
-            seen[CAMERA] = torch.from_numpy(observation["images/top"]).permute(0, 3, 1, 2).float() / 255
-            seen = self.before(seen)
+            picture = torch.from_numpy(observation["images/top"]).permute(0, 3, 1, 2).float() / 255
+            seen = self.before({"observation.state": torch.from_numpy(observation["qpos"]), CAMERA: picture})
         return self.after(self.policy.select_action(seen)).numpy()
 
 
