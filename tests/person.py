@@ -68,6 +68,7 @@ class Person:
 
     def __init__(self, chromium, url: str, sees: str = "What is recorded", size: tuple[int, int] = (900, 650)):
         self.page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
+        self._acted = -1  # the step that the page showed when a key was last pressed
         self.page.goto(url)
         self.sees(sees)
 
@@ -93,6 +94,8 @@ class Person:
     # --------------------------------------------------------------------------------------------------------- hands
 
     def press(self, *keys: str) -> None:
+        step = re.search(r"step (\d+)", self.text()) if keys else None
+        self._acted = int(step[1]) if step else self._acted
         for key in keys:
             self.page.keyboard.press(key)
 
@@ -132,8 +135,9 @@ class Person:
         raise AssertionError(f"the {arm} tool does not get from {self.place(f'{arm} tool')} to {goal}")
 
     def still(self, arm: str) -> np.ndarray:
-        """Where an arm's tool is once it stands still. What the page says may be old where the machine is busy, so the
-        time that counts is that of the page."""
+        """Where an arm's tool is once it stands still. What the page says may be old where keys are pressed faster than
+        it is drawn, so the time that counts is that of the page: it waits only once it has passed since the last key.
+        """
         words = rf"step (\d+) (?:.|\n)*{arm} tool: \(([^)]*)\)"
         before, since, waits = None, None, 0
         ends = time.monotonic() + 30
@@ -141,7 +145,7 @@ class Person:
             text = self.text()
             step, numbers = re.search(words, text).groups()  # pyright: ignore[reportOptionalMemberAccess]
             now = np.array([float(number) for number in numbers.split(",")])
-            waits = waits + 1 if "time waits" in text else 0
+            waits = waits + 1 if "time waits" in text and int(step) != self._acted else 0
             if waits > 15:  # at least 0.75 s
                 return now
             if since is None or int(step) >= since:
