@@ -7,7 +7,7 @@ from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps
+from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps, without_misses
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.seeing import ELSEWHERE, remembered
 from demos.episode import Episode
@@ -43,6 +43,17 @@ def test_small_motions_and_noise_are_no_events():
     assert event[0] <= 31
 
 
+def test_a_grasp_that_missed_and_was_tried_again_is_no_event():
+    command = ramp((0, 0.0), (10, 1.0), (30, 1.0), (40, 0.0), (50, 0.0), (60, 1.0), (80, 1.0), (90, 0.0), (99, 0.0))
+    empty, held = command.copy(), np.maximum(command, 0.5 * (np.arange(100) > 70))
+    events = gripper_events(command, 1.0)
+    openings_and_closings = [0, 30, 50, 80]
+    assert [start for start, _ in without_misses(events, command, held)] == pytest.approx([0, 80], abs=1)
+    assert [start for start, _ in without_misses(events, command, empty)] == pytest.approx(openings_and_closings, abs=1)
+    both = np.maximum(command, 0.5)
+    assert [start for start, _ in without_misses(events, command, both)] == pytest.approx(openings_and_closings, abs=1)
+
+
 def closing_and_opening() -> np.ndarray:
     """Random joints; the right gripper closes from step 30 on and opens from step 70 on, the left one never moves."""
     action = np.random.default_rng(1).normal(size=(91, 14))
@@ -53,7 +64,7 @@ def closing_and_opening() -> np.ndarray:
 
 def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
     action = closing_and_opening()
-    found, tools = keyframes(action, ALOHA_JOINTS), tool_positions(action)
+    found, tools = keyframes(action, action, ALOHA_JOINTS), tool_positions(action)
     assert found.shape == (91, 8) == (91, keyframe_dim(ALOHA_JOINTS))
     np.testing.assert_allclose(found[:, :3], np.repeat(tools[-1:, :3], 91, axis=0), rtol=1e-5)
     np.testing.assert_allclose(found[10, 4:7], tools[30, 3:], rtol=1e-5)
@@ -65,7 +76,7 @@ def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
 
 def test_keyframes_of_other_robots_are_joints():
     action, names = closing_and_opening(), [f"{name}_of_mine" for name in ALOHA_JOINTS]
-    found = keyframes(action, names)
+    found = keyframes(action, action, names)
     assert found.shape == action.shape == (91, keyframe_dim(names))
     np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], 91, axis=0), rtol=1e-6)
     np.testing.assert_allclose(found[10, 7:13], action[30, 7:13], rtol=1e-6)
