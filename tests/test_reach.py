@@ -8,7 +8,7 @@ import torch
 from tiny import FROZEN, THREE_CAMERAS, descend, make_batch
 
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy, Batch
+from act.policies import ACTConfig, ACTPolicy, Batch, Observation
 from act.reach import reach, tools
 from demos.kinematics import tool_positions
 from envs.aloha import HOME_ACTION
@@ -49,20 +49,33 @@ def test_a_policy_brings_the_tools_to_the_places_it_tells():
     assert policy.place_head is not None
     losses = policy(batch)
     torch.testing.assert_close(losses["loss"], losses["l1"] + losses["keyframe"] + losses["place"])
-    with torch.no_grad():  # places within reach, those of a share of the keyframe and of what is added to it
+    home = torch.from_numpy(HOME_ACTION)
+    added, now, goal = [0.1, 0.0, 0.05], [0.5, 0.0, 0.25], [0.25, 1.0, 0.5]
+    with torch.no_grad():
         policy.action_head.weight.zero_()
-        policy.action_head.bias.copy_(torch.from_numpy(HOME_ACTION))
+        policy.action_head.bias.copy_(home)
         policy.place_head.weight.zero_()
-        policy.place_head.bias.copy_(torch.tensor([0.3, 0.0, 0.3, 0.5] * 2))
-        told = torch.zeros(2, 8)
-        told[:, 0] = 0.1  # m, the left arm's keyframe
+        policy.place_head.bias.copy_(torch.tensor([*added, *now, *goal] * 2))
+        keyframe = torch.tensor([0.3, 0.1, 0.25, 1.0, 0.35, -0.1, 0.3, 1.0])
         last = policy.keyframe_head[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.zero_()
-        last.bias.copy_(told[0])
-    places = tools(policy.predict(batch.observation))[0]
-    expected = torch.tensor([[0.35, 0.0, 0.3], [0.3, 0.0, 0.3]]).expand_as(places)
-    torch.testing.assert_close(places, expected, atol=2e-3, rtol=0)
+        last.bias.copy_(keyframe)
+    observation = Observation(home.expand(2, -1), batch.observation.images)
+    places = tools(policy.predict(observation))[0]
+    told = torch.tensor(now) * tools(home)[0] + torch.tensor(goal) * keyframe.view(2, 4)[:, :3] + torch.tensor(added)
+    torch.testing.assert_close(places, told.expand_as(places), atol=1e-3, rtol=0)
+
+
+def test_places_of_older_checkpoints_are_told_as_they_were():
+    policy, batch = ACTPolicy(PLACES, THREE_CAMERAS).eval(), some_batch()
+    weights, old = policy.state_dict(), torch.nn.Linear(policy.config.d_model, 8)
+    policy.load_state_dict({**weights, "place_head.weight": old.weight, "place_head.bias": old.bias})
+    decoded, keyframe = torch.randn(2, 5, policy.config.d_model), torch.rand(2, 8)
+    told = old(decoded).view(2, 5, 2, 4)
+    expected = told[..., :3] + told[..., 3:] * keyframe.view(2, 1, 2, 4)[..., :3]
+    found = policy._places(decoded, batch.observation.qpos, keyframe)
+    torch.testing.assert_close(found, expected.flatten(-2))
 
 
 def test_places_are_learnt_and_unknown_robots_have_none():

@@ -14,7 +14,7 @@ from tiny import BLIND, FROZEN, SPEC, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy, backbones, make_policy
+from act.policies import ACTConfig, ACTPolicy, Observation, backbones, make_policy
 from act.policies.vision import CameraEncoder, Keypoints, enlarged, shifted
 
 PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
@@ -305,3 +305,18 @@ def test_frames_to_learn_from_are_shifted_and_others_are_not():
     assert shifts.abs().max() == 3
     with pytest.raises(ConfigError, match="only frozen backbones"):
         ACTConfig(frame_shift=3)
+
+
+def test_every_look_of_a_rollout_has_a_shift_of_its_own_and_the_first_none():
+    policy, memory = make_policy(replace(FROZEN, frame_shift=3), SPEC).eval(), {}
+    assert isinstance(policy, ACTPolicy)
+    frames = {"top": torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)}
+    looks = [policy._see(Observation(torch.zeros(2, 14), frames), memory) for _ in range(3)]
+    torch.testing.assert_close(looks[0], policy._see(Observation(torch.zeros(2, 14), frames)))
+    assert not torch.allclose(looks[0], looks[1])
+    assert not torch.allclose(looks[1], looks[2])
+    assert policy.vision is not None
+    spread = policy.vision.shift_of_look
+    assert spread[0].tolist() == [0, 0]
+    assert spread.abs().max() == 3
+    assert len(spread.unique(dim=0)) > 12

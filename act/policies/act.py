@@ -60,9 +60,9 @@ class ACTConfig(SeeingConfig):
     """What z is without actions: standard normal, or a normal distribution told from keypoints (or object poses) and
     joint positions."""
     place_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told with the keyframe
-    as a landmark. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is learnt of
-    one place holds at all others. Of robots whose kinematics are not known it does nothing."""
+    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told from where it is
+    now and from its keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
+    learnt of one place holds at all others. Of robots whose kinematics are not known it does nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +117,8 @@ class ACTPolicy(SeeingPolicy):
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
         self.action_head = Float32Linear(d, n_joints)
-        self.place_head = Float32Linear(d, 8) if tells_places else None  # of each arm 3 numbers and a share
+        self.place_head = Float32Linear(d, 18) if tells_places else None  # see `_places`
+        self.register_load_state_dict_pre_hook(_as_of_now)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss", "l1", "kl"} and perhaps "pose", "keyframe", "place": mean errors in z-scores, but kl is in nats.
@@ -137,7 +138,7 @@ class ACTPolicy(SeeingPolicy):
         losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
         if self.place_head is not None:
             places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
-            told = self._places(decoded, self._true_keyframe(batch))
+            told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
             losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
         weighted = [getattr(config, f"{name}_weight") * loss for name, loss in losses.items() if name != "l1"]
         return {"loss": losses["l1"] + sum(weighted), **losses}
@@ -155,7 +156,7 @@ class ACTPolicy(SeeingPolicy):
         action = self.normalizer.unnormalize("action", self.action_head(decoded))
         if self.place_head is None or keyframe is None:
             return action
-        places = self.normalizer.unnormalize("place", self._places(decoded, keyframe))
+        places = self.normalizer.unnormalize("place", self._places(decoded, observation.qpos, keyframe))
         return reach(action, places.unflatten(-1, (2, 3)))
 
     @property
@@ -237,7 +238,7 @@ class ACTPolicy(SeeingPolicy):
         self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """What is decoded (B, k, d_model) with the prior's mean, or a draw from it, and the keyframe it was told."""
-        image_tokens, z = self._see(observation), None
+        image_tokens, z = self._see(observation, memory), None
         if self.config.use_vae:
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
@@ -253,17 +254,28 @@ class ACTPolicy(SeeingPolicy):
         memory, position = self._remember(observation, image_tokens, keyframe, before)
         return self.decoder(self.query, memory, position)
 
-    def _places(self, decoded: Tensor, keyframe: Tensor) -> Tensor:
-        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded and the keyframe (B, 8).
+    def _places(self, decoded: Tensor, qpos: Tensor, keyframe: Tensor) -> Tensor:
+        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded, joints and keyframe (B, 8).
 
-        An arm's place is a share of its keyframe's, and what the network adds to it: a grasp is then the same sum
-        wherever its object lies.
+        In each direction an arm's place is a share of where it is now, a share of its keyframe, and what the network
+        adds to them. A way from here to there, a grasp and a place in the world are then the same few numbers wherever
+        the object lies and the hand comes from.
         """
         assert self.place_head is not None
-        where = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
-        landmark = self.normalizer.normalize("place", where.flatten(1)).unflatten(-1, (2, 3))
-        told = self.place_head(decoded).unflatten(-1, (2, 4))  # (B, k, 2, 4)
-        return (told[..., :3] + told[..., 3:] * landmark[:, None]).flatten(-2)
+        goal = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
+        places = (self.normalizer.normalize("place", place.flatten(1)) for place in (tools(qpos)[0], goal))
+        now, goal = (rearrange(place, "b (arm xyz) -> b 1 arm xyz", arm=2) for place in places)
+        told = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2)
+        added, of_now, of_goal = told.chunk(3, dim=-1)
+        return (added + of_now * now + of_goal * goal).flatten(-2)
+
+
+def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights of a checkpoint whose places were a share of the keyframe, the same in all directions, and 3 numbers."""
+    for name in (f"{prefix}place_head.weight", f"{prefix}place_head.bias"):
+        if name in weights and len(weights[name]) == 8:
+            added, share = weights[name].unflatten(0, (2, 4)).split([3, 1], dim=1)
+            weights[name] = torch.cat([added, torch.zeros_like(added), share.expand_as(added)], dim=1).flatten(0, 1)
 
 
 def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ from act.policies.vision import CameraEncoder
 from demos.spec import EpisodeSpec
 
 ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
-LOOKS = 10  # that a remembered keyframe is the mean of
+LOOKS = 30  # that a remembered keyframe is the mean of
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,15 @@ class SeeingPolicy(Policy):
         groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
         return [group for group in groups if group["params"]]
 
-    def _see(self, observation: Observation) -> Tensor:
+    def _see(self, observation: Observation, memory: dict[str, Tensor] | None = None) -> Tensor:
         """Image tokens (B, L, d_model), the keypoints' last; L = 0 for a policy without cameras."""
         if self.vision is None:
             return observation.qpos.new_zeros(len(observation.qpos), 0, self.config.d_model)
-        return self.vision(observation.images, observation.features)
+        look = None
+        if memory is not None:
+            look = memory.get("look", torch.zeros((), dtype=torch.int64, device=observation.qpos.device))
+            memory["look"] = look + 1
+        return self.vision(observation.images, observation.features, look)
 
     def _points(self, image_tokens: Tensor) -> Tensor:
         """The keypoints' tokens, (B, cameras · d_model) float32."""

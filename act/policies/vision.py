@@ -30,7 +30,8 @@ class CameraEncoder(nn.Module):
         frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), then
             take the place of the finest one, and what the backbones see may be computed once (`encode`).
         map_tokens: False leaves out the tokens of the coarsest map; the keypoints' ones are then all there are.
-        shift: in training a frozen backbone sees frames shifted at random, by up to so many pixels either way.
+        shift: in training a frozen backbone sees frames shifted at random, by up to so many pixels either way; in
+            rollouts every look has a shift of its own, so that their mean is not that of one grid of pixels.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -40,6 +41,7 @@ class CameraEncoder(nn.Module):
     std: Tensor
     position: Tensor
     camera_of_token: Tensor
+    shift_of_look: Tensor
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class CameraEncoder(nn.Module):
             owners += [name for group in self.groups for name in group]
             positions.append(torch.zeros(len(names), d_model))
         self.camera_embedding = nn.Embedding(len(names), d_model) if len(names) > 1 or keypoints else None
+        self._constant("shift_of_look", _spread(16, shift))  # (16, 2) pixels
         self._constant("position", torch.cat(positions))  # (L, d_model)
         self._constant("camera_of_token", torch.tensor([names.index(owner) for owner in owners]))  # (L,)
         self._constant("mean", 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
@@ -109,17 +112,20 @@ class CameraEncoder(nn.Module):
             return self.position
         return self.position + self.camera_embedding(self.camera_of_token)
 
-    def forward(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None, look: Tensor | None = None
+    ) -> Tensor:
         """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model); those of the keypoints come last.
 
         Args:
             features: camera → what `encode` made of its frames before; it needs no image then.
+            look: () int64, in rollouts the number of this look.
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         tokens, points = [], []
-        for i, group, maps, shifts in self._maps(images, features or {}):
+        for i, group, maps, shifts in self._maps(images, features or {}, look):
             if self.projections:
                 flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
                 tokens.append(self.projections[i](flat))
@@ -176,7 +182,7 @@ class CameraEncoder(nn.Module):
         return (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
 
     def _maps(
-        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None
+        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None, look: Tensor | None = None
     ) -> list[tuple[int, list[str], list[Tensor], Tensor | None]]:
         """For each call of a backbone: its number, its n cameras, feature maps [(n · B, C, h, w), …] and the shifts of
         their frames, (n · B, 2) pixels.
@@ -189,7 +195,7 @@ class CameraEncoder(nn.Module):
                 frames = torch.cat([images[name] for name in group])
                 found.append((i, group, self.backbones[i](self._normalize(frames)), None))
                 continue
-            rows = [features[name] if name in features else self._seen(name, images[name]) for name in group]
+            rows = [features[name] if name in features else self._seen(name, images[name], look) for name in group]
             # Float before they are joined: autocast on CPUs knows no float16.
             shapes, whole = self.map_shapes[group[0]], torch.cat([row.float() for row in rows])
             *parts, shifts = whole.split([*(math.prod(shape) for shape in shapes), 2], dim=1)
@@ -197,8 +203,12 @@ class CameraEncoder(nn.Module):
             found.append((i, group, self.merged[i](maps), shifts))
         return found
 
-    def _seen(self, camera: str, frames: Tensor) -> Tensor:
-        shifts = self.draw_shifts(len(frames)).to(frames.device) if self.training and self.shift else None
+    def _seen(self, camera: str, frames: Tensor, look: Tensor | None) -> Tensor:
+        shifts = None
+        if self.shift and self.training:
+            shifts = self.draw_shifts(len(frames)).to(frames.device)
+        elif self.shift and look is not None:
+            shifts = self.shift_of_look[look % len(self.shift_of_look)].expand(len(frames), 2)
         return self.encode(camera, frames, shifts)
 
     def _check(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
@@ -253,6 +263,15 @@ def shifted(frames: Tensor, shifts: Tensor) -> Tensor:
     )
     of_batch = torch.arange(len(frames), device=frames.device)[:, None, None]
     return frames[of_batch, rows[:, :, None], columns[:, None, :]]
+
+
+def _spread(n: int, size: int) -> Tensor:
+    """(n, 2) whole numbers from -size to size, evenly spread from the first one on, which is 0 (an additive recurrence
+    with the plastic number: http://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/).
+    """
+    steps = torch.tensor([0.7548776662466927, 0.5698402909980532], dtype=torch.float64)
+    points = (0.5 + torch.arange(n)[:, None] * steps) % 1 - 0.5
+    return (2 * size * points).round().long()
 
 
 def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
