@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from act.device import free_memory
 from act.errors import ConfigError
-from act.keyframes import keyframes, moving_steps
+from act.keyframes import as_meant, keyframes, moving_steps
 from act.policies.base import Batch, Observation, Policy
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
@@ -51,6 +51,7 @@ class ChunkDataset:
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
         skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
+        skip_misses: learn from commands without closings that were undone, see `act.keyframes.as_meant`.
 
     Attributes:
         spec: what the episodes contain.
@@ -72,6 +73,7 @@ class ChunkDataset:
         val_fraction: float = 0.1,
         seed: int = 0,
         skip_pauses: bool = False,
+        skip_misses: bool = False,
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
         self.spec = check_dataset(self.paths)
@@ -85,6 +87,8 @@ class ChunkDataset:
         # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
         targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
         names = self.spec.joint_names
+        if skip_misses:
+            targets = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
         self._kept = [
             moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
@@ -98,8 +102,7 @@ class ChunkDataset:
             )
         self.qpos = self._joined("qpos")  # (S, J)
         self.action = self._on_time_line(targets)  # (S, A)
-        moves = zip(targets, self.episodes, strict=True)
-        self.keyframe = self._on_time_line([keyframes(target, e.qpos, names) for target, e in moves])  # (S, K)
+        self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames

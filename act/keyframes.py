@@ -1,12 +1,13 @@
-"""What a demonstration tells about itself in hindsight: where each arm was going, and when nobody moved.
+"""What a demonstration tells about itself in hindsight: where each arm was going, what it did not mean, when it paused.
 
-Both are read off the commands and the joints alone, so they need no simulator and no labels.
+All are read off the commands and the joints alone, so they need no simulator and no labels.
 
 - The *keyframe* of a step is where each arm's tool is commanded to be when its gripper next begins to close or to open:
   the next grasp or release. (Keyframes at gripper events: James and Davison 2022, arXiv 2105.14829, section 4.) As an
   auxiliary target it teaches a network what to look at, which the actions of the next second hardly do. Places are
   told rather than joints: a picture shows them as they are, and they are the same from whatever side a hand comes.
-  A grasp that missed and was tried again is no keyframe: nobody means to miss.
+- A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
+  is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -61,17 +62,23 @@ def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
     return events
 
 
-def without_misses(events: list[tuple[int, int]], command: np.ndarray, opening: np.ndarray) -> list[tuple[int, int]]:
-    """The events of a gripper without those that were undone: closings on nothing, where it closes again later, and
-    the openings after them.
+def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """The commands of an episode without its misses: `action` and `qpos` (T, A) in physical units → (T, A).
 
-    Something in the gripper keeps its opening (T,) from following its command (T,). It holds nothing where this gap is
-    less than half of what it is in the last closing.
+    Something in a gripper keeps it from following its command. It has closed on nothing where this gap is less than
+    half of that in its last closing.
     """
-    closings = [i for i, (start, stop) in enumerate(events) if command[stop] < command[start]]
-    gaps = {i: opening[events[i][0] : events[i][1] + SETTLES].min() - command[events[i][1]] for i in closings}
-    missed = {i for i in closings if gaps[i] < gaps[closings[-1]] / 2}
-    return [event for i, event in enumerate(events) if i not in missed and i - 1 not in missed]
+    meant = action.copy()
+    for _, gripper in arms_of(joint_names):
+        command, opening = action[:, gripper], qpos[:, gripper]
+        events = gripper_events(command, max(float(np.ptp(command)), 1e-3))
+        closings = [(start, stop) for start, stop in events if command[stop] < command[start]]
+        gaps = [opening[start : stop + SETTLES].min() - command[stop] for start, stop in closings]
+        for (start, _), (following, _), gap in zip(closings, closings[1:], gaps, strict=False):
+            if gap < gaps[-1] / 2:
+                meanwhile = slice(start, following + 1)
+                meant[meanwhile, gripper] = np.maximum(command[meanwhile], min(command[start], command[following]))
+    return meant
 
 
 def keyframe_dim(joint_names: Sequence[str]) -> int:
@@ -79,8 +86,8 @@ def keyframe_dim(joint_names: Sequence[str]) -> int:
     return 8 if kinematics.knows(joint_names) else len(joint_names)
 
 
-def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The keyframe of every step of an episode: `action` and `qpos` (T, A) in physical units → (T, K) float32.
+def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """The keyframe of every step of an episode: `action` (T, A) in physical units → (T, K) float32.
 
     Of ALOHA's arms: for each the place of its tool at its next gripper event, in m from its base, and the gripper's
     opening after it. Of other robots, whose kinematics are not known: an arm's joints there. After the last event, and
@@ -88,12 +95,11 @@ def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) 
     """
     found = np.repeat(action[-1:], len(action), axis=0).astype(np.float32)
     for joints, gripper in arms_of(joint_names):
-        command = action[:, gripper]
-        span = float(np.ptp(command))
+        opening = action[:, gripper]
+        span = float(np.ptp(opening))
         if span < 1e-3:
             continue
-        events = without_misses(gripper_events(command, span), command, qpos[:, gripper])
-        for start, stop in reversed(events):
+        for start, stop in reversed(gripper_events(opening, span)):
             found[: start + 1, joints] = action[start, joints]
             found[: start + 1, gripper] = action[stop, gripper]
     if not kinematics.knows(joint_names):

@@ -38,6 +38,7 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             grad_clip=10.0,
             ema_decay=0.999,
             skip_pauses=True,
+            skip_misses=True,
             val_fraction=0.04,
             val_every=500,
             save_every=1000,

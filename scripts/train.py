@@ -126,6 +126,7 @@ def train(args: Args, world: World) -> int:
         val_fraction=config.val_fraction,
         seed=config.seed,
         skip_pauses=config.skip_pauses,
+        skip_misses=config.skip_misses,
     )
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")

@@ -5,11 +5,12 @@ import pytest
 import torch
 from tiny import FROZEN, SPEC, TINY, write_episodes
 
+from act import dataset as dataset_module
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, gripper_events, keyframe_dim, keyframes, moving_steps, without_misses
+from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
-from act.policies.seeing import ELSEWHERE, remembered
+from act.policies.seeing import ELSEWHERE, LOOKS, remembered
 from demos.episode import Episode
 from demos.ik import BimanualIK
 from demos.kinematics import tool_positions
@@ -43,15 +44,17 @@ def test_small_motions_and_noise_are_no_events():
     assert event[0] <= 31
 
 
-def test_a_grasp_that_missed_and_was_tried_again_is_no_event():
-    command = ramp((0, 0.0), (10, 1.0), (30, 1.0), (40, 0.0), (50, 0.0), (60, 1.0), (80, 1.0), (90, 0.0), (99, 0.0))
-    empty, held = command.copy(), np.maximum(command, 0.5 * (np.arange(100) > 70))
-    events = gripper_events(command, 1.0)
-    openings_and_closings = [0, 30, 50, 80]
-    assert [start for start, _ in without_misses(events, command, held)] == pytest.approx([0, 80], abs=1)
-    assert [start for start, _ in without_misses(events, command, empty)] == pytest.approx(openings_and_closings, abs=1)
-    both = np.maximum(command, 0.5)
-    assert [start for start, _ in without_misses(events, command, both)] == pytest.approx(openings_and_closings, abs=1)
+def test_a_closing_on_nothing_that_is_tried_again_was_not_meant():
+    command = ramp((0, 0.0), (10, 1.0), (30, 1.0), (40, 0.0), (50, 0.0), (60, 0.9), (80, 0.9), (90, 0.0), (99, 0.0))
+    action = np.tile(command[:, None], 14)
+    qpos = np.maximum(action, 0.5 * (np.arange(100) > 70)[:, None])  # the second time something is in the way
+    qpos[:, 6] = np.maximum(command, 0.5)  # in the left gripper both times
+    meant = as_meant(action, qpos, ALOHA_JOINTS)
+    np.testing.assert_array_equal(np.delete(meant, 13, axis=1), np.delete(action, 13, axis=1))
+    np.testing.assert_array_equal(meant[:31, 13], command[:31])
+    np.testing.assert_array_equal(meant[80:, 13], command[80:])
+    assert meant[31:80, 13].min() == 0.9
+    np.testing.assert_array_equal(as_meant(action, action, ALOHA_JOINTS), action)  # it never held anything
 
 
 def closing_and_opening() -> np.ndarray:
@@ -64,7 +67,7 @@ def closing_and_opening() -> np.ndarray:
 
 def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
     action = closing_and_opening()
-    found, tools = keyframes(action, action, ALOHA_JOINTS), tool_positions(action)
+    found, tools = keyframes(action, ALOHA_JOINTS), tool_positions(action)
     assert found.shape == (91, 8) == (91, keyframe_dim(ALOHA_JOINTS))
     np.testing.assert_allclose(found[:, :3], np.repeat(tools[-1:, :3], 91, axis=0), rtol=1e-5)
     np.testing.assert_allclose(found[10, 4:7], tools[30, 3:], rtol=1e-5)
@@ -76,7 +79,7 @@ def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
 
 def test_keyframes_of_other_robots_are_joints():
     action, names = closing_and_opening(), [f"{name}_of_mine" for name in ALOHA_JOINTS]
-    found = keyframes(action, action, names)
+    found = keyframes(action, names)
     assert found.shape == action.shape == (91, keyframe_dim(names))
     np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], 91, axis=0), rtol=1e-6)
     np.testing.assert_allclose(found[10, 7:13], action[30, 7:13], rtol=1e-6)
@@ -124,6 +127,14 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
     for i in range(len(dataset.train)):
         file, t = rows[batch.action[i, 0].numpy().tobytes()]
         np.testing.assert_array_equal(batch.observation.images["top"][i], file.frame("top", t))
+
+
+def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
+    write_episodes(tmp_path)
+    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
+    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
+    np.testing.assert_allclose(found.action, meant)
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):
@@ -194,7 +205,7 @@ def test_where_an_arm_is_going_is_remembered_until_it_goes_elsewhere():
     found = remembered(told, memory)
     torch.testing.assert_close(found[0, :4], torch.ones(4))
     assert found[0, 4] == pytest.approx((0.1 - 0.1 + 0.3 + 0.3) / 4)
-    for _ in range(40):
+    for _ in range(4 * LOOKS):
         found = remembered(torch.full((1, 8), 0.5), memory)
     torch.testing.assert_close(found, torch.full((1, 8), 0.5), atol=0.03, rtol=0)  # what is long past is forgotten
 
