@@ -34,10 +34,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """Precision of the forward pass: "float32", "bfloat16", or "auto".
 
     "auto" is bfloat16 on CUDA and on CPUs that multiply it (Intel AMX, AVX-512 BF16), where a training step takes about
-    half the time, and float32 elsewhere: other CPUs emulate bfloat16 slowly.
+    half the time, and float32 elsewhere, as where ATEN_CPU_CAPABILITY keeps PyTorch from them: other CPUs emulate
+    bfloat16 slowly.
     """
     if name == "auto":
-        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        fast = device.type == "cuda" or (multiplies and torch.backends.cpu.get_cpu_capability() == "AVX512")
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
