@@ -7,7 +7,8 @@ All are read off the commands and the joints alone, so they need no simulator an
   auxiliary target it teaches a network what to look at, which the actions of the next second hardly do. Places are
   told rather than joints: a picture shows them as they are, and they are the same from whatever side a hand comes.
 - A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
-  is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open.
+  is shown misses closes its hands in the air: keyframes pass them over, and of that arm, from there until its gripper
+  is open again, no action is learnt.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -62,23 +63,36 @@ def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
     return events
 
 
-def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The commands of an episode without its misses: `action` and `qpos` (T, A) in physical units → (T, A).
+def misses(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> list[tuple[slice, slice]]:
+    """Closings on nothing that were undone and tried again, each as the arm's joints and the steps from the first of the
+    closing to the last of the opening. `action` and `qpos` are those of an episode, (T, A) in physical units.
 
     Something in a gripper keeps it from following its command. It has closed on nothing where this gap is less than
     half of that in its last closing.
     """
-    meant = action.copy()
-    for _, gripper in arms_of(joint_names):
+    found = []
+    for joints, gripper in arms_of(joint_names):
         command, opening = action[:, gripper], qpos[:, gripper]
         events = gripper_events(command, max(float(np.ptp(command)), 1e-3))
-        closings = [(start, stop) for start, stop in events if command[stop] < command[start]]
-        gaps = [opening[start : stop + SETTLES].min() - command[stop] for start, stop in closings]
-        for (start, _), (following, _), gap in zip(closings, closings[1:], gaps, strict=False):
-            if gap < gaps[-1] / 2:
-                meanwhile = slice(start, following + 1)
-                meant[meanwhile, gripper] = np.maximum(command[meanwhile], min(command[start], command[following]))
-    return meant
+        closings = [i for i, (start, stop) in enumerate(events) if command[stop] < command[start]]
+        gaps = [opening[start : stop + SETTLES].min() - command[stop] for start, stop in (events[i] for i in closings)]
+        # Events alternate: after a closing that is not the last comes an opening.
+        missed = [i for i, gap in zip(closings[:-1], gaps, strict=False) if gap < gaps[-1] / 2]
+        found += [(joints, slice(events[i][0], events[i + 1][1] + 1)) for i in missed]
+    return found
+
+
+def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The commands of an episode with grippers that do not close in `misses`, (T, A), and which commands were meant,
+    (T, A) bool: none of an arm that misses.
+    """
+    commands, meant = action.copy(), np.ones(action.shape, dtype=bool)
+    for joints, steps in misses(action, qpos, joint_names):
+        gripper = joints.stop - 1
+        edges = action[[steps.start, steps.stop - 1], gripper]
+        commands[steps, gripper] = np.maximum(commands[steps, gripper], edges.min())
+        meant[steps, joints] = False
+    return commands, meant
 
 
 def keyframe_dim(joint_names: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import torch
 from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act import dataset as dataset_module
-from act.dataset import ChunkDataset
+from act.dataset import ChunkDataset, ShuffledStarts
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, moving_steps
+from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, misses, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.seeing import ELSEWHERE, LOOKS, remembered
 from demos.episode import Episode
@@ -49,12 +49,18 @@ def test_a_closing_on_nothing_that_is_tried_again_was_not_meant():
     action = np.tile(command[:, None], 14)
     qpos = np.maximum(action, 0.5 * (np.arange(100) > 70)[:, None])  # the second time something is in the way
     qpos[:, 6] = np.maximum(command, 0.5)  # in the left gripper both times
-    meant = as_meant(action, qpos, ALOHA_JOINTS)
-    np.testing.assert_array_equal(np.delete(meant, 13, axis=1), np.delete(action, 13, axis=1))
-    np.testing.assert_array_equal(meant[:31, 13], command[:31])
-    np.testing.assert_array_equal(meant[80:, 13], command[80:])
-    assert meant[31:80, 13].min() == 0.9
-    np.testing.assert_array_equal(as_meant(action, action, ALOHA_JOINTS), action)  # it never held anything
+    ((joints, steps),) = misses(action, qpos, ALOHA_JOINTS)
+    assert joints == slice(7, 14)
+    assert (steps.start, steps.stop) == (30, 81)  # the opening lasts until the next closing begins
+    commands, meant = as_meant(action, qpos, ALOHA_JOINTS)
+    np.testing.assert_array_equal(np.delete(commands, 13, axis=1), np.delete(action, 13, axis=1))
+    np.testing.assert_array_equal(commands[:31, 13], command[:31])
+    np.testing.assert_array_equal(commands[80:, 13], command[80:])
+    assert commands[31:80, 13].min() == 0.9
+    expected = np.ones_like(meant)
+    expected[30:81, 7:] = False
+    np.testing.assert_array_equal(meant, expected)
+    assert misses(action, action, ALOHA_JOINTS) == []  # it never held anything
 
 
 def closing_and_opening() -> np.ndarray:
@@ -129,12 +135,21 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
         np.testing.assert_array_equal(batch.observation.images["top"][i], file.frame("top", t))
 
 
-def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_dataset_without_misses_learns_what_was_meant(tmp_path, monkeypatch, cached):
     write_episodes(tmp_path)
-    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
+    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: (action + qpos, action > 0))
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
     meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
     np.testing.assert_allclose(found.action, meant)
+    if cached:
+        found.cache("ram", CPU)
+    order = ShuffledStarts(found.train, 4, 0)
+    (batch,) = found.batches(order, 0, 1, CPU, num_workers=0)
+    truth = np.concatenate([episode.action > 0 for episode in found.episodes])
+    assert batch.meant is not None
+    for row, start in zip(batch.meant, order[0][0].tolist(), strict=True):
+        np.testing.assert_array_equal(row[0], truth[start])
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):
