@@ -64,7 +64,7 @@ def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
 
 
 def misses(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> list[tuple[slice, slice]]:
-    """Closings on nothing that were undone and tried again, each as the arm's joints and the steps from the first of the
+    """Closings on nothing that were undone and tried again: the joints of the arm and the steps from the first of the
     closing to the last of the opening. `action` and `qpos` are those of an episode, (T, A) in physical units.
 
     Something in a gripper keeps it from following its command. It has closed on nothing where this gap is less than
