@@ -93,8 +93,8 @@ class ChunkDataset:
             targets, meant = ([pair[i] for pair in pairs] for i in (0, 1))
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
         self._kept = [
-            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
-            for target in targets
+            moving_steps(target, e.qpos, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
+            for target, e in zip(targets, self.episodes, strict=True)
         ]
         longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:

@@ -9,8 +9,8 @@ All are read off the commands and the joints alone, so they need no simulator an
 - A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
   is shown misses closes its hands in the air: keyframes pass them over, and of that arm, from there until its gripper
   is open again, no action is learnt.
-- A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
-  learns to stand still, so training leaves the pauses out of its time line.
+- A *pause* is a stretch in which neither arm moves nor any finger, whatever a gripper is commanded. A policy without
+  memory that is shown standing still learns to stand still, so training leaves the pauses out of its time line.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import numpy as np
 from demos import kinematics
 
 TURN = 0.3  # share of its span that a gripper must travel for its turn to count
-LEAVES = 0.05  # share of its span by which it has left its place
+HELD = 0.15  # share of its span by which fingers stay behind their command where something is between them
 SLOW = 0.1  # share of the usual speed below which an arm stands still
 SETTLES = 10  # steps of every pause that are kept: the arms lag behind their commands
 
@@ -36,8 +36,8 @@ def arms_of(joint_names: Sequence[str]) -> list[tuple[slice, int]]:
 
 
 def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
-    """First and last step of each closing and opening of a gripper (T,): monotone up to `LEAVES`, and at least
-    `TURN`, both as shares of `span`.
+    """First and last step of each closing and opening of a gripper (T,): monotone, and at least `TURN`, a share of
+    `span`.
     """
     events: list[tuple[int, int]] = []
     low = high = 0  # steps of the extremes since the last turn
@@ -83,10 +83,21 @@ def misses(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> 
 
 
 def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The commands of an episode with grippers that do not close in `misses`, (T, A), and which commands were meant,
-    (T, A) bool: none of an arm that misses.
+    """The commands of an episode as they were meant, (T, A), and which of them were, (T, A) bool: none of an arm that
+    misses.
+
+    A gripper that `misses` stays open. One that closes on something grips it as firmly as it ever does as soon as
+    its fingers stay behind: how far a hand has come in pressing harder shows in no picture and no joint, so a policy
+    that is shown it sets out before it holds.
     """
     commands, meant = action.copy(), np.ones(action.shape, dtype=bool)
+    for _, gripper in arms_of(joint_names):
+        span = max(float(np.ptp(action[:, gripper])), 1e-3)
+        held = qpos[:, gripper] - action[:, gripper] > HELD * span
+        for start, stop in gripper_events(action[:, gripper], span):
+            if action[stop, gripper] < action[start, gripper] and held[start : stop + 1].any():
+                touch = start + int(held[start : stop + 1].argmax())
+                commands[touch : stop + 1, gripper] = action[stop, gripper]
     for joints, steps in misses(action, qpos, joint_names):
         gripper = joints.stop - 1
         edges = action[[steps.start, steps.stop - 1], gripper]
@@ -122,20 +133,21 @@ def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
     return np.concatenate([left, found[:, 6:7], right, found[:, 13:14]], axis=-1).astype(np.float32)
 
 
-def moving_steps(action: np.ndarray, joint_names: Sequence[str], keep_end: int) -> np.ndarray:
-    """(T,) bool: the steps of an episode (T, A) that are no pauses, and the first `SETTLES` steps of each pause.
+def moving_steps(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str], keep_end: int) -> np.ndarray:
+    """(T,) bool: the steps of an episode that are no pauses, and the first `SETTLES` steps of each pause; `action` and
+    `qpos` (T, A). What arms are commanded tells whether they move, and of fingers, where they are.
 
     Of a pause at the end, `keep_end` steps are kept: a policy should know how to stay where it has finished.
     """
     grippers = [gripper for _, gripper in arms_of(joint_names)]
     speed = np.abs(np.diff(action, axis=0, prepend=action[:1]))  # per step
-    for gripper in grippers:
-        speed[:, gripper] /= max(float(np.ptp(action[:, gripper])), 1e-3)
+    fingers = np.abs(np.diff(qpos[:, grippers], axis=0, prepend=qpos[:1, grippers]))
+    fingers /= np.maximum(np.ptp(action[:, grippers], axis=0), 1e-3)
     arms = np.delete(speed, grippers, axis=1).max(axis=1, initial=0.0)
     window = np.ones(5) / 5
     arms = np.convolve(arms, window, mode="same")
     usual = np.quantile(arms, 0.9)
-    still = (arms < SLOW * usual) & (speed[:, grippers].max(axis=1, initial=0.0) < 0.005)
+    still = (arms < SLOW * usual) & (fingers.max(axis=1, initial=0.0) < 0.005)
     keep = ~still
     edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
     for start, stop in edges.reshape(-1, 2):
