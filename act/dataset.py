@@ -51,7 +51,7 @@ class ChunkDataset:
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
         skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
-        skip_misses: learn no closings that were undone, see `act.keyframes.as_meant`.
+        skip_misses: learn from commands without closings that were undone, see `act.keyframes.as_meant`.
 
     Attributes:
         spec: what the episodes contain.
@@ -87,14 +87,12 @@ class ChunkDataset:
         # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
         targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
         names = self.spec.joint_names
-        meant = None
         if skip_misses:
-            pairs = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
-            targets, meant = ([pair[i] for pair in pairs] for i in (0, 1))
+            targets = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
         self._kept = [
-            moving_steps(target, e.qpos, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
-            for target, e in zip(targets, self.episodes, strict=True)
+            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
+            for target in targets
         ]
         longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:
@@ -105,7 +103,6 @@ class ChunkDataset:
         self.qpos = self._joined("qpos")  # (S, J)
         self.action = self._on_time_line(targets)  # (S, A)
         self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, K)
-        self.meant = None if meant is None else self._on_time_line(meant)  # (S, A)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames
@@ -165,7 +162,7 @@ class ChunkDataset:
             return f"{size / 1e9:.2f} GB of frames are read from the files as they are needed"
         home = device if where == "device" else cpu
         self.frames = self._decode(home)
-        for name in ("qpos", "action", "keyframe", "meant", "env_state", "_target", "_last"):
+        for name in ("qpos", "action", "keyframe", "env_state", "_target", "_last"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.to(home))
         return f"{size / 1e9:.2f} GB of frames are kept in memory on {home}"
@@ -247,9 +244,8 @@ class ChunkDataset:
         env_state = None if self.env_state is None else pick(self.env_state)
         features = {name: pick(all) for name, all in self.features.items()}
         observation = Observation(pick(self.qpos), frames, env_state, features)
-        at = steps.minimum(last)
-        meant = None if self.meant is None else self.meant[at]
-        return Batch(observation, self.action[at], steps > last, valid_steps, pick(self.keyframe), meant)
+        action = self.action[steps.minimum(last)]
+        return Batch(observation, action, steps > last, valid_steps, pick(self.keyframe))
 
     def _read(self, starts: Tensor) -> dict[str, Tensor]:
         numbers = self._episode[starts]
@@ -346,15 +342,13 @@ class _Reader(Dataset):
         fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
         fields |= {"valid_steps": batch.valid_steps, "keyframe": batch.keyframe}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
-        fields |= {} if batch.meant is None else {"meant": batch.meant}
         return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
 
 
 def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
     observation = Observation(fields["qpos"], images, fields.get("env_state"))
-    told = (fields["valid_steps"], fields["keyframe"], fields.get("meant"))
-    return Batch(observation, fields["action"], fields["is_pad"], *told)
+    return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"], fields["keyframe"])
 
 
 def _taken(episode: Episode, learn_from: LearnFrom) -> np.ndarray:

@@ -43,8 +43,7 @@ class TrainConfig:
     """Leave pauses of the demonstrations out, but for their first 0.2 s: a policy without memory that learns to stand
     still stands still for ever."""
     skip_misses: bool = False
-    """Learn grasps as they were meant: nothing of an arm from where its gripper closes on nothing until it is open
-    again to try once more, and a firm grip as soon as there is something between the fingers."""
+    """Learn from grippers that stay open where they closed on nothing, opened and tried again."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 

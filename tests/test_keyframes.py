@@ -6,19 +6,9 @@ import torch
 from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act import dataset as dataset_module
-from act.dataset import ChunkDataset, ShuffledStarts
+from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import (
-    HELD,
-    SETTLES,
-    arms_of,
-    as_meant,
-    gripper_events,
-    keyframe_dim,
-    keyframes,
-    misses,
-    moving_steps,
-)
+from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.seeing import ELSEWHERE, LOOKS, remembered
 from demos.episode import Episode
@@ -59,19 +49,12 @@ def test_a_closing_on_nothing_that_is_tried_again_was_not_meant():
     action = np.tile(command[:, None], 14)
     qpos = np.maximum(action, 0.5 * (np.arange(100) > 70)[:, None])  # the second time something is in the way
     qpos[:, 6] = np.maximum(command, 0.5)  # in the left gripper both times
-    ((joints, steps),) = misses(action, qpos, ALOHA_JOINTS)
-    assert joints == slice(7, 14)
-    assert (steps.start, steps.stop) == (30, 81)  # the opening lasts until the next closing begins
-    commands, meant = as_meant(action, qpos, ALOHA_JOINTS)
-    np.testing.assert_array_equal(np.delete(commands, [6, 13], axis=1), np.delete(action, [6, 13], axis=1))
-    np.testing.assert_array_equal(commands[:86, 6] > 0.35, command[:86] > 0.35)  # the left gripper closed both times
-    np.testing.assert_array_equal(commands[:31, 13], command[:31])
-    np.testing.assert_array_equal(commands[80:86, 13], command[80:86])
-    assert commands[31:80, 13].min() == 0.9
-    expected = np.ones_like(meant)
-    expected[30:81, 7:] = False
-    np.testing.assert_array_equal(meant, expected)
-    assert misses(action, action, ALOHA_JOINTS) == []  # it never held anything
+    meant = as_meant(action, qpos, ALOHA_JOINTS)
+    np.testing.assert_array_equal(np.delete(meant, 13, axis=1), np.delete(action, 13, axis=1))
+    np.testing.assert_array_equal(meant[:31, 13], command[:31])
+    np.testing.assert_array_equal(meant[80:, 13], command[80:])
+    assert meant[31:80, 13].min() == 0.9
+    np.testing.assert_array_equal(as_meant(action, action, ALOHA_JOINTS), action)  # it never held anything
 
 
 def closing_and_opening() -> np.ndarray:
@@ -118,39 +101,18 @@ def test_tool_positions_are_those_of_the_simulator():
 def test_pauses_are_cut_to_their_beginning_and_the_end_is_kept():
     action = np.zeros((200, 14))
     action[:, 0] = ramp((0, 0.0), (50, 1.0), (120, 1.0), (160, 2.0), (199, 2.0))
-    kept = moving_steps(action, action, ALOHA_JOINTS, keep_end=20)
+    kept = moving_steps(action, ALOHA_JOINTS, keep_end=20)
     assert kept[:50].all()
     assert kept[50:120].sum() == pytest.approx(SETTLES, abs=4)
     assert kept[120:160].all()
     assert kept[163:].sum() == pytest.approx(20, abs=4)
 
 
-def test_a_moving_finger_is_no_pause_but_one_that_presses_is():
+def test_a_moving_gripper_is_no_pause():
     action = np.zeros((100, 14))
     action[:, 0] = ramp((0, 0.0), (30, 1.0), (99, 1.0))
-    action[:, 6] = ramp((0, 1.0), (40, 1.0), (80, 0.0), (99, 0.0))
-    assert moving_steps(action, action, ALOHA_JOINTS, keep_end=0)[41:80].all()
-    qpos = action.copy()
-    qpos[:, 6] = np.maximum(qpos[:, 6], 0.6)  # from step 56 on something is between the fingers
-    kept = moving_steps(action, qpos, ALOHA_JOINTS, keep_end=0)
-    assert kept[41:57].all()
-    assert not kept[57:].any()
-
-
-def test_a_gripper_that_holds_something_was_meant_to_close():
-    action = np.zeros((100, 14))
-    action[:, 6] = ramp((0, 1.0), (40, 1.0), (80, 0.1), (99, 0.1))
-    action[:, 13] = 1 - action[:, 6]
-    qpos = action.copy()
-    qpos[:, 6] = np.maximum(qpos[:, 6], 0.6)
-    commands, meant = as_meant(action, qpos, ALOHA_JOINTS)
-    touch = int((qpos[:, 6] - action[:, 6] > HELD * 0.9).argmax())
-    assert 58 < touch < 70
-    np.testing.assert_array_equal(commands[:touch], action[:touch])
-    assert (commands[touch:, 6] == 0.1).all()
-    np.testing.assert_array_equal(commands[:, 7:], action[:, 7:])  # an opening is as it is
-    assert meant.all()
-    np.testing.assert_array_equal(as_meant(action, action, ALOHA_JOINTS)[0], action)  # nothing was held
+    action[:, 6] = ramp((0, 1.0), (40, 1.0), (60, 0.0), (99, 0.0))
+    assert moving_steps(action, ALOHA_JOINTS, keep_end=0)[41:60].all()
 
 
 def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_path):
@@ -167,21 +129,12 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
         np.testing.assert_array_equal(batch.observation.images["top"][i], file.frame("top", t))
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_dataset_without_misses_learns_what_was_meant(tmp_path, monkeypatch, cached):
+def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
-    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: (action + qpos, action > 0))
+    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
     meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
     np.testing.assert_allclose(found.action, meant)
-    if cached:
-        found.cache("ram", CPU)
-    order = ShuffledStarts(found.train, 4, 0)
-    (batch,) = found.batches(order, 0, 1, CPU, num_workers=0)
-    truth = np.concatenate([episode.action > 0 for episode in found.episodes])
-    assert batch.meant is not None
-    for row, start in zip(batch.meant, order[0][0].tolist(), strict=True):
-        np.testing.assert_array_equal(row[0], truth[start])
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):

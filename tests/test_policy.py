@@ -53,20 +53,6 @@ def test_masked_l1_is_the_mean_over_valid_cells():
     assert act.masked_l1(prediction, target, torch.ones(4, 6, dtype=torch.bool)) == 0
 
 
-def test_actions_that_were_not_meant_teach_nothing():
-    policy, batch = make(replace(BLIND, use_vae=False)), make_batch()
-    batch.meant = torch.ones_like(batch.action, dtype=torch.bool)
-    batch.meant[:, 2:, :7] = False
-    spoiled = copy.deepcopy(batch)
-    spoiled.action[~batch.meant] = 3.0
-    whole = copy.deepcopy(batch)
-    whole.meant = None
-    (losses, gradients), (losses_2, gradients_2) = (losses_and_gradients(policy, b) for b in (batch, spoiled))
-    assert losses == losses_2 != losses_and_gradients(policy, whole)[0]
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, gradients_2[name])
-
-
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_padded_actions_move_neither_loss_nor_gradient(garbage: float, pre_norm: bool):

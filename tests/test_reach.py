@@ -78,17 +78,6 @@ def test_places_of_older_checkpoints_are_told_as_they_were():
     torch.testing.assert_close(found, expected.flatten(-2))
 
 
-def test_places_that_were_not_meant_are_not_learnt():
-    policy, batch = ACTPolicy(PLACES, THREE_CAMERAS).eval(), some_batch()
-    batch.meant = torch.ones_like(batch.action, dtype=torch.bool)
-    batch.meant[:, :, :7] = False
-    before = policy(batch)["place"]
-    batch.action[..., :7] += 1  # the left arm
-    torch.testing.assert_close(policy(batch)["place"], before)
-    batch.action[..., 7:] += 1
-    assert not torch.allclose(policy(batch)["place"], before)
-
-
 def test_places_are_learnt_and_unknown_robots_have_none():
     policy, batch = ACTPolicy(PLACES, THREE_CAMERAS), some_batch()
     before = policy(batch)["place"]

@@ -134,14 +134,12 @@ class ACTPolicy(SeeingPolicy):
             kl = kl_divergence(mu, logvar, *self._prior(observation, image_tokens)).sum(dim=-1).mean()
         keyframe = self._tell_keyframe(image_tokens)
         decoded = self._decode(observation, image_tokens, z, keyframe)
-        action, padding = self.action_head(decoded), (batch.is_pad, batch.valid_steps)
-        losses = {"l1": masked_l1(action, target, *padding, batch.meant), "kl": kl}
+        losses = {"l1": masked_l1(self.action_head(decoded), target, batch.is_pad, batch.valid_steps), "kl": kl}
         losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
         if self.place_head is not None:
             places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
             told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
-            meant = None if batch.meant is None else batch.meant[..., [0, 1, 2, 7, 8, 9]]  # all of an arm or nothing
-            losses["place"] = masked_l1(told, places, *padding, meant)
+            losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
         weighted = [getattr(config, f"{name}_weight") * loss for name, loss in losses.items() if name != "l1"]
         return {"loss": losses["l1"] + sum(weighted), **losses}
 
@@ -280,21 +278,13 @@ def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: o
             weights[name] = torch.cat([added, torch.zeros_like(added), share.expand_as(added)], dim=1).flatten(0, 1)
 
 
-def masked_l1(
-    prediction: Tensor,
-    target: Tensor,
-    is_pad: Tensor,
-    valid_steps: Tensor | None = None,
-    meant: Tensor | None = None,
-) -> Tensor:
+def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:
     """Mean |prediction - target| over the cells that are no padding: (B, k, A), (B, k, A), (B, k) → scalar float32.
 
-    `valid_steps` per sample are those of this batch, or given: see `Batch`. Cells that were not `meant` (B, k, A) count
-    as right.
+    `valid_steps` per sample are those of this batch, or given: see `Batch`.
     """
     valid = rearrange(~is_pad, "b k -> b k 1")
-    counted = valid if meant is None else valid & meant
-    total = ((prediction - target) * counted).abs().sum()
+    total = ((prediction - target) * valid).abs().sum()
     steps = valid.sum() if valid_steps is None else valid_steps * len(is_pad)
     return total / (steps * target.shape[-1]).clamp(min=1)
 

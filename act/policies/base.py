@@ -47,8 +47,6 @@ class Batch:
     cells divided by it average over shares (of processes, of accumulated gradients) to the whole batch's mean."""
     keyframe: Tensor | None = None
     """(B, K) float32, physical units: where each arm was going, see `act.keyframes`."""
-    meant: Tensor | None = None
-    """(B, k, A) bool, False where an action was not meant and is not to be learnt; None: all were."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return Batch(
@@ -57,7 +55,6 @@ class Batch:
             self.is_pad.to(device, non_blocking=non_blocking),
             None if self.valid_steps is None else self.valid_steps.to(device, non_blocking=non_blocking),
             None if self.keyframe is None else self.keyframe.to(device, non_blocking=non_blocking),
-            None if self.meant is None else self.meant.to(device, non_blocking=non_blocking),
         )
 
 
