@@ -12,7 +12,7 @@ from tiny import NO_IMAGES, TINY, write_episodes
 
 from act.checkpoint import load_policy, read_checkpoint
 from act.dataset import ChunkDataset, ShuffledStarts
-from act.device import pick_device
+from act.device import pick_device, pick_dtype
 from act.distributed import ALONE
 from act.errors import ConfigError
 from act.policies import Policy, make_policy
@@ -251,3 +251,15 @@ def test_policy_and_training_settings_have_no_name_in_common():
     for policy, training in PRESETS.values():
         names = [field.name for config in (policy, training) for field in dataclasses.fields(config)]
         assert len(names) == len(set(names))
+
+
+def test_precision_follows_what_pytorch_may_use(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert pick_dtype("auto", cpu) == torch.bfloat16
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert pick_dtype("auto", cpu) == torch.float32
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
