@@ -39,7 +39,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        fast = device.type == "cuda" or (multiplies and torch.backends.cpu.get_cpu_capability() == "AVX512")
+        allowed = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+        fast = device.type == "cuda" or (multiplies and allowed)
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 

@@ -257,8 +257,9 @@ def test_precision_follows_what_pytorch_may_use(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert pick_dtype("auto", cpu) == torch.bfloat16
+    for capability in ("AVX512", "AVX10_2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert pick_dtype("auto", cpu) == torch.bfloat16
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert pick_dtype("auto", cpu) == torch.float32
     assert pick_dtype("bfloat16", cpu) == torch.bfloat16
