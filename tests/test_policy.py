@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -166,31 +167,49 @@ def test_active_units_count_the_dimensions_that_vary():
     assert [collapsed[f"kl_dim/{i:02d}"] for i in range(TINY.latent_dim)] == [0.0] * TINY.latent_dim
 
 
+def two_ways(config: ACTConfig) -> Batch:
+    """Of two ways, one for each half of the batch, the observation tells nothing."""
+    given = make_batch(32).observation
+    assert given.env_state is not None
+    images = {name: frames[:1].expand(32, -1, -1, -1) for name, frames in given.images.items()}
+    observation = Observation(given.qpos[:1].repeat(32, 1), images, given.env_state[:1].repeat(32, 1))
+    way = torch.tensor([-1.0, 1.0]).repeat_interleave(16)
+    return Batch(
+        observation, way[:, None, None].expand(-1, config.chunk_size, 14), torch.zeros(32, 6, dtype=torch.bool)
+    )
+
+
 @pytest.mark.parametrize(
     "settings", [{"keypoints": 4}, {"cameras": (), "use_env_state": True}], ids=["images", "blind"]
 )
 def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
-    """Of two ways, one for each half of the batch, the observation tells nothing: z tells which, chance takes one."""
+    """z tells which way was taken, chance takes one of them."""
     torch.manual_seed(0)
     config = replace(TINY, **settings, prior="learned", kl_weight=0.02)
-    policy, batch = make(config), make_batch(32)
-    same = {name: frames[:1].expand(32, -1, -1, -1) for name, frames in batch.observation.images.items()}
-    assert batch.observation.env_state is not None
-    observation = Observation(
-        batch.observation.qpos[:1].repeat(32, 1), same, batch.observation.env_state[:1].repeat(32, 1)
-    )
-    way = torch.tensor([-1.0, 1.0]).repeat_interleave(16)
-    batch = Batch(
-        observation, way[:, None, None].expand(-1, config.chunk_size, 14), torch.zeros(32, 6, dtype=torch.bool)
-    )
+    policy, batch = make(config), two_ways(config)
     descend(policy, batch, 150)
     assert policy(batch)["l1"] < 0.1
     assert 0.5 < policy(batch)["kl"] < 3.0  # ln 2 = 0.69 nats are needed, a few more are cheap
     figures = policy.eval().diagnostics(batch)
     assert 1 <= figures["active_units"] <= config.latent_dim
-    drawn = policy.predict(observation, torch.randn(32, config.latent_dim)).mean(dim=(1, 2))
+    drawn = policy.predict(batch.observation, torch.randn(32, config.latent_dim)).mean(dim=(1, 2))
     assert (drawn.abs() > 0.8).float().mean() > 0.7  # hardly anything between the ways
     assert 6 <= (drawn > 0).sum() <= 26
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_free_nats_keep_the_way_in_z_at_any_price(prior: Literal["standard", "learned"]):
+    torch.manual_seed(0)
+    config = replace(TINY, keypoints=4, prior=prior, kl_weight=10.0, free_nats=1.0)
+    dear, policy, batch = make(replace(config, free_nats=0.0)), make(config), two_ways(config)
+    for each in (dear, policy):
+        descend(each, batch, 150)
+    assert dear(batch)["l1"] > 0.9  # neither way
+    assert dear(batch)["kl"] < 0.01
+    assert policy(batch)["l1"] < 0.4
+    assert 0.6 < policy(batch)["kl"] < 1.2
+    losses = make(config)(batch)
+    torch.testing.assert_close(losses["loss"], losses["l1"] + 10 * losses["kl"].clamp(min=1.0))
 
 
 def test_a_standard_prior_draws_around_zero():

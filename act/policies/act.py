@@ -13,6 +13,9 @@ Where this differs from the published code:
 - The prior is N(0, 1), as published, or, as an option of ours, learned: a normal distribution told from the observation
   (Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional Generative Models", section 4).
   Then β prices only what the observation leaves open, and can be small.
+- An option of ours: the first nats are free for the style encoder (Kingma et al. 2016, arXiv 1606.04934, appendix C8),
+  while a learned prior goes on following it (Hafner et al. 2023, arXiv 2301.04104, have both). Without, z is given up
+  in the first steps, before the decoder has learnt to listen to it.
 - An option of ours: the tools are told where to be as well, and brought there (`act.reach`).
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
@@ -59,6 +62,8 @@ class ACTConfig(SeeingConfig):
     prior: Literal["standard", "learned"] = "standard"
     """What z is without actions: standard normal, or a normal distribution told from keypoints (or object poses) and
     joint positions."""
+    free_nats: float = 0.0
+    """KL, as a mean over the batch, below which z costs the style encoder nothing."""
     place_weight: float = 0.0
     """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told from where it is
     now and from its keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
@@ -67,7 +72,7 @@ class ACTConfig(SeeingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "n_style_layers", "n_decoder_layers", "latent_dim")
-        check_not_negative(self, "kl_weight", "place_weight")
+        check_not_negative(self, "kl_weight", "free_nats", "place_weight")
         if self.place_weight and not self.keyframe_weight:
             raise ConfigError(
                 f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
@@ -123,15 +128,19 @@ class ACTPolicy(SeeingPolicy):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss", "l1", "kl"} and perhaps "pose", "keyframe", "place": mean errors in z-scores, but kl is in nats.
 
-        loss = l1 + kl_weight · kl + pose_weight · pose + keyframe_weight · keyframe + place_weight · place
+        loss = l1 + kl_weight · max(kl, free_nats) + pose_weight · pose + keyframe_weight · keyframe
+                  + place_weight · place
         """
         config, observation, target = self.config, batch.observation, self._target(batch)
-        z, kl = None, target.new_zeros(())
+        z, kl, price = None, target.new_zeros(()), 0.0
         image_tokens = self._see(observation)
         if config.use_vae:
             mu, logvar = self._encode_style(observation, target, batch.is_pad)
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
-            kl = kl_divergence(mu, logvar, *self._prior(observation, image_tokens)).sum(dim=-1).mean()
+            prior = self._prior(observation, image_tokens)
+            kl = kl_divergence(mu, logvar, *prior).sum(dim=-1).mean()
+            free = kl_divergence(mu.detach(), logvar.detach(), *prior).sum(dim=-1).mean()
+            price = torch.where(kl > config.free_nats, kl, free + (config.free_nats - kl).detach())
         keyframe = self._tell_keyframe(image_tokens)
         decoded = self._decode(observation, image_tokens, z, keyframe)
         losses = {"l1": masked_l1(self.action_head(decoded), target, batch.is_pad, batch.valid_steps), "kl": kl}
@@ -140,8 +149,9 @@ class ACTPolicy(SeeingPolicy):
             places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
             told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
             losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
-        weighted = [getattr(config, f"{name}_weight") * loss for name, loss in losses.items() if name != "l1"]
-        return {"loss": losses["l1"] + sum(weighted), **losses}
+        weights = {name: getattr(config, f"{name}_weight") for name in losses if name not in ("l1", "kl")}
+        loss = losses["l1"] + config.kl_weight * price + sum(weight * losses[name] for name, weight in weights.items())
+        return {"loss": loss, **losses}
 
     @torch.no_grad()
     def predict(
