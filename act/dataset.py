@@ -102,7 +102,8 @@ class ChunkDataset:
             )
         self.qpos = self._joined("qpos")  # (S, J)
         self.action = self._on_time_line(targets)  # (S, A)
-        self.keyframe = self._on_time_line([keyframes(target, names) for target in targets])  # (S, K)
+        pairs = zip(targets, self.episodes, strict=True)
+        self.keyframe = self._on_time_line([keyframes(target, each.qpos, names) for target, each in pairs])  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames

@@ -6,6 +6,9 @@ All are read off the commands and the joints alone, so they need no simulator an
   the next grasp or release. (Keyframes at gripper events: James and Davison 2022, arXiv 2105.14829, section 4.) As an
   auxiliary target it teaches a network what to look at, which the actions of the next second hardly do. Places are
   told rather than joints: a picture shows them as they are, and they are the same from whatever side a hand comes.
+  A keyframe holds until the gripper has visibly done half of what it does there. Were it over as soon as the command
+  begins to change, nothing that can be seen would tell whether a hand at an object still has to grasp it, and a
+  policy that takes the next keyframe for this one turns back above the object.
 - A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
   is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
@@ -85,8 +88,8 @@ def keyframe_dim(joint_names: Sequence[str]) -> int:
     return 8 if kinematics.knows(joint_names) else len(joint_names)
 
 
-def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The keyframe of every step of an episode: `action` (T, A) in physical units → (T, K) float32.
+def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """The keyframe of every step of an episode: `action` and `qpos` (T, A) in physical units → (T, K) float32.
 
     Of ALOHA's arms: for each the place of its tool at its next gripper event, in m from its base, and the gripper's
     opening after it. Of other robots, whose kinematics are not known: an arm's joints there. After the last event, and
@@ -99,12 +102,19 @@ def keyframes(action: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
         if span < 1e-3:
             continue
         for start, stop in reversed(gripper_events(opening, span)):
-            found[: start + 1, joints] = action[start, joints]
-            found[: start + 1, gripper] = action[stop, gripper]
+            until = start + _half_way(qpos[start : stop + SETTLES, gripper])
+            found[: until + 1, joints] = action[start, joints]
+            found[: until + 1, gripper] = action[stop, gripper]
     if not kinematics.knows(joint_names):
         return found
     left, right = np.split(kinematics.tool_positions(found), 2, axis=-1)
     return np.concatenate([left, found[:, 6:7], right, found[:, 13:14]], axis=-1).astype(np.float32)
+
+
+def _half_way(opening: np.ndarray) -> int:
+    """The first step at which something that goes from its first to its last value (T,) has gone half of the way."""
+    gone = (opening - opening[0]) * np.sign(opening[-1] - opening[0])
+    return int(np.argmax(gone >= gone[-1] / 2))
 
 
 def moving_steps(action: np.ndarray, joint_names: Sequence[str], keep_end: int) -> np.ndarray:

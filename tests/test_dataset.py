@@ -118,7 +118,7 @@ def test_statistics_are_those_of_the_training_split(tmp_path):
     stats = dataset.stats()
     assert set(stats) == {"qpos", "action", "keyframe", "place", "env_state"}
     told = {
-        "keyframe": [keyframes(episode.action, ALOHA_JOINTS) for episode in dataset.episodes],
+        "keyframe": [keyframes(episode.action, episode.qpos, ALOHA_JOINTS) for episode in dataset.episodes],
         "place": [tool_positions(episode.action) for episode in dataset.episodes],
     }
     for key, (mean, std) in stats.items():

@@ -67,7 +67,7 @@ def closing_and_opening() -> np.ndarray:
 
 def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
     action = closing_and_opening()
-    found, tools = keyframes(action, ALOHA_JOINTS), tool_positions(action)
+    found, tools = keyframes(action, action, ALOHA_JOINTS), tool_positions(action)
     assert found.shape == (91, 8) == (91, keyframe_dim(ALOHA_JOINTS))
     np.testing.assert_allclose(found[:, :3], np.repeat(tools[-1:, :3], 91, axis=0), rtol=1e-5)
     np.testing.assert_allclose(found[10, 4:7], tools[30, 3:], rtol=1e-5)
@@ -77,9 +77,21 @@ def test_a_keyframe_is_where_the_tool_is_at_the_next_event():
     assert [found[t, 7] for t in (10, 50, 85)] == [0.0, 1.0, 1.0]
 
 
+def test_a_keyframe_holds_until_the_gripper_has_visibly_done_half():
+    """A gripper that something keeps from closing further than to 0.6, four steps behind its command."""
+    action = closing_and_opening()
+    qpos = action.copy()
+    qpos[4:, 13] = np.maximum(0.6, action[:-4, 13])  # 0.8, the half of what it does, in step 36; then 0.6 until step 80
+    found, tools = keyframes(action, qpos, ALOHA_JOINTS), tool_positions(action)
+    np.testing.assert_allclose(found[35, 4:7], tools[30, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[38, 4:7], tools[70, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[81, 4:7], tools[70, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[84, 4:7], tools[-1, 3:], rtol=1e-5)
+
+
 def test_keyframes_of_other_robots_are_joints():
     action, names = closing_and_opening(), [f"{name}_of_mine" for name in ALOHA_JOINTS]
-    found = keyframes(action, names)
+    found = keyframes(action, action, names)
     assert found.shape == action.shape == (91, keyframe_dim(names))
     np.testing.assert_allclose(found[:, :7], np.repeat(action[-1:, :7], 91, axis=0), rtol=1e-6)
     np.testing.assert_allclose(found[10, 7:13], action[30, 7:13], rtol=1e-6)
@@ -216,7 +228,7 @@ def test_a_policy_with_memory_answers_as_one_without_at_its_first_look():
     first, second = (Observation(torch.zeros(2, 14), {"top": frame}) for frame in seen)
     memory: dict[str, torch.Tensor] = {}
     assert torch.equal(policy.predict(first, None, memory), policy.predict(first))
-    told = policy._tell_keyframe(policy._see(second))
+    told = policy._tell_keyframe(second, policy._see(second))
     assert told is not None
     assert (told - memory["keyframe"].flatten(1)).abs().max() < ELSEWHERE
     assert not torch.equal(policy.predict(second, None, memory), policy.predict(second))

@@ -141,7 +141,7 @@ class ACTPolicy(SeeingPolicy):
             kl = kl_divergence(mu, logvar, *prior).sum(dim=-1).mean()
             free = kl_divergence(mu.detach(), logvar.detach(), *prior).sum(dim=-1).mean()
             price = torch.where(kl > config.free_nats, kl, free + (config.free_nats - kl).detach())
-        keyframe = self._tell_keyframe(image_tokens)
+        keyframe = self._tell_keyframe(observation, image_tokens)
         decoded = self._decode(observation, image_tokens, z, keyframe)
         losses = {"l1": masked_l1(self.action_head(decoded), target, batch.is_pad, batch.valid_steps), "kl": kl}
         losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
@@ -253,7 +253,7 @@ class ACTPolicy(SeeingPolicy):
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
                 z = z + (logvar / 2).exp() * chance
-        keyframe = self._tell_keyframe(image_tokens, memory)
+        keyframe = self._tell_keyframe(observation, image_tokens, memory)
         return self._decode(observation, image_tokens, z, keyframe), keyframe
 
     def _decode(
@@ -281,11 +281,16 @@ class ACTPolicy(SeeingPolicy):
 
 
 def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Weights of a checkpoint whose places were a share of the keyframe, the same in all directions, and 3 numbers."""
+    """Weights of a checkpoint of former times: of places that were a share of the keyframe, the same in all directions,
+    and 3 numbers; of keyframes told without the grippers.
+    """
     for name in (f"{prefix}place_head.weight", f"{prefix}place_head.bias"):
         if name in weights and len(weights[name]) == 8:
             added, share = weights[name].unflatten(0, (2, 4)).split([3, 1], dim=1)
             weights[name] = torch.cat([added, torch.zeros_like(added), share.expand_as(added)], dim=1).flatten(0, 1)
+    if (name := f"{prefix}keyframe_head.0.weight") in weights:
+        missing = policy.get_parameter("keyframe_head.0.weight").shape[1] - weights[name].shape[1]
+        weights[name] = F.pad(weights[name], (0, missing))
 
 
 def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-from act.keyframes import keyframe_dim
+from act.keyframes import arms_of, keyframe_dim
 from act.normalizer import Normalizer
 from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
@@ -83,7 +83,8 @@ class SeeingConfig:
     teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
     keyframe_weight: float = 0.0
     """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
-    `act.keyframes`), told from the keypoints alone. What is told becomes one more token."""
+    `act.keyframes`), told from the keypoints and the
+    grippers. What is told becomes one more token."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -176,7 +177,8 @@ class SeeingPolicy(Policy):
         self.env_state_proj = Float32Linear(spec.env_state_dim, d) if config.use_env_state else None
         self.vision = self._make_vision(pretrained) if self.cameras else None
         if self.tells_keyframes:
-            self.keyframe_head = two_layers(len(self.cameras) * d, d, dims["keyframe"])
+            self.grippers = [gripper for _, gripper in arms_of(spec.joint_names)]
+            self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers), d, dims["keyframe"])
             self.keyframe_proj = Float32Linear(dims["keyframe"], d)
         vectors += 1 + config.use_env_state + self.tells_keyframes
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
@@ -222,15 +224,18 @@ class SeeingPolicy(Policy):
         first = image_tokens.shape[1] - len(self.cameras)
         return rearrange(image_tokens[:, first:], "b n d -> b (n d)").float()
 
-    def _tell_keyframe(self, image_tokens: Tensor, memory: dict[str, Tensor] | None = None) -> Tensor | None:
-        """Where each arm is going, (B, K) as z-scores, told from the keypoints, and remembered.
+    def _tell_keyframe(
+        self, observation: Observation, image_tokens: Tensor, memory: dict[str, Tensor] | None = None
+    ) -> Tensor | None:
+        """Where each arm is going, (B, K) as z-scores, told from keypoints and grippers, and remembered.
 
-        Not from the joints: on its way the arm gives away where it is going, and would be believed instead of looked
-        past.
+        The grippers tell whether a hand at an object still has to grasp it. Other joints are not asked: on its way the
+        arm gives away where it is going, and would be believed instead of looked past.
         """
         if not self.tells_keyframes:
             return None
-        told = self.keyframe_head(self._points(image_tokens))
+        grippers = self.normalizer.normalize("qpos", observation.qpos)[:, self.grippers]
+        told = self.keyframe_head(torch.cat([self._points(image_tokens), grippers], dim=-1))
         return told if memory is None else remembered(told, memory)
 
     def _auxiliary_losses(self, batch: Batch, image_tokens: Tensor, keyframe: Tensor | None) -> dict[str, Tensor]:

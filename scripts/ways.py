@@ -1,0 +1,115 @@
+"""What z decides: how far each tool goes in the first chunk of an episode, drawn from the prior, beside what was shown.
+
+    python scripts/ways.py --checkpoint runs/order --data data/order --png ways.png
+
+Where demonstrations do a thing in several ways, the demonstrated chunks form several groups. A latent that carries the
+way gives draws in all of them; one that has collapsed gives a single point, at whatever lies between.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from act.checkpoint import find_checkpoint, load_policy
+from act.errors import ConfigError
+from act.policies.base import Observation, Policy
+from demos import kinematics
+from demos.episode import Episode, find_episodes
+from scripts.common import run
+
+
+@dataclass(frozen=True)
+class Args:
+    """What z decides: how far each tool goes in a chunk drawn from the prior, beside what was shown."""
+
+    checkpoint: Path
+    """Run folder or checkpoint of a policy with a latent."""
+    data: Path
+    """Folder of demonstrations."""
+    png: Path
+    """The picture to write."""
+    step: int = 0
+    """Step of the episodes at which the chunks begin."""
+    draws: int = 10
+    """Draws of z for each episode."""
+    episodes: int = 50
+    """At most so many."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def main(args: Args) -> None:
+    policy = load_policy(find_checkpoint(args.checkpoint), torch.device("cpu")).eval()
+    if not policy.chance_dim:
+        raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
+    if not kinematics.knows(policy.spec.joint_names):
+        raise ConfigError("the tools' places are known of ALOHA's joints alone, and these episodes have others")
+    episodes = [Episode(path) for path in find_episodes(args.data)[: args.episodes]]
+    episodes = [episode for episode in episodes if episode.length > args.step + 1]
+    if not episodes:
+        raise ConfigError(f"no episode in {args.data} is longer than {args.step} steps; choose a smaller --step")
+    torch.manual_seed(args.seed)
+    shown, drawn, mean = [], [], []
+    for episode in episodes:
+        observation = observed(policy, episode, args.step)
+        start = observation.qpos.numpy()
+        shown.append(travel(start, episode.action[None, args.step : args.step + policy.chunk_size]))
+        chance = torch.randn(args.draws, policy.chance_dim)
+        drawn.append(travel(start, repeated(policy, observation, chance)))
+        mean.append(travel(start, repeated(policy, observation, torch.zeros(1, policy.chance_dim))))
+    groups = {"drawn": np.concatenate(drawn), "mean of the prior": np.concatenate(mean), "shown": np.concatenate(shown)}
+    plot(groups, policy.chunk_size, args.png)
+    for name, places in groups.items():
+        left, right = (places > 5).T
+        counts = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
+        shares = ", ".join(f"{arm} {100 * moves.mean():.0f} %" for arm, moves in counts.items())
+        print(f"{name:<18} more than 5 cm: {shares}")
+    print(f"picture: {args.png}")
+
+
+def observed(policy: Policy, episode: Episode, t: int) -> Observation:
+    with episode:
+        frames = {name: torch.from_numpy(episode.frame(name, t))[None] for name in policy.cameras}
+    poses = episode.env_state
+    return Observation(
+        torch.from_numpy(episode.qpos[t : t + 1]),
+        frames,
+        torch.from_numpy(poses[t : t + 1]) if policy.uses_env_state and poses is not None else None,
+    )
+
+
+def repeated(policy: Policy, seen: Observation, chance: torch.Tensor) -> np.ndarray:
+    """A chunk for each row of `chance`, (n, k, J), of one observation."""
+    n = len(chance)
+    poses = None if seen.env_state is None else seen.env_state.expand(n, -1)
+    frames = {name: frame.expand(n, -1, -1, -1) for name, frame in seen.images.items()}
+    with torch.inference_mode():
+        return policy.predict(Observation(seen.qpos.expand(n, -1), frames, poses), chance).numpy()
+
+
+def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+    """How far the left and the right tool are at the end of each chunk from where they are, (n, 2) cm."""
+    way = kinematics.tool_positions(chunks[:, -1]) - kinematics.tool_positions(start)
+    return 100 * np.linalg.norm(way.reshape(-1, 2, 3), axis=-1)
+
+
+def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.add_subplot(xlabel="left tool goes (cm)", ylabel="right tool goes (cm)", aspect="equal")
+    styles = {"drawn": (".", "tab:blue", 30), "mean of the prior": ("*", "tab:red", 60), "shown": ("x", "black", 40)}
+    for name, places in groups.items():
+        marker, colour, size = styles[name]
+        axes.scatter(
+            places[:, 0], places[:, 1], s=size, marker=marker, color=colour, label=name, alpha=0.6, linewidths=1
+        )
+    axes.set_title(f"the next {chunk} steps", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    run(main, Args)
