@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from act.checkpoint import find_checkpoint, load_policy
+from act.checkpoint import load_policy
 from act.errors import ConfigError
 from act.policies.base import Observation, Policy
 from demos import kinematics
@@ -42,7 +42,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    policy = load_policy(find_checkpoint(args.checkpoint), torch.device("cpu")).eval()
+    policy = load_policy(args.checkpoint, "cpu")
     if not policy.chance_dim:
         raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
     if not kinematics.knows(policy.spec.joint_names):
@@ -62,11 +62,10 @@ def main(args: Args) -> None:
         mean.append(travel(start, repeated(policy, observation, torch.zeros(1, policy.chance_dim))))
     groups = {"drawn": np.concatenate(drawn), "mean of the prior": np.concatenate(mean), "shown": np.concatenate(shown)}
     plot(groups, policy.chunk_size, args.png)
+    moves = groups["shown"].max(axis=0) / 2
+    print("the arms that go at least half as far as the demonstrations at most:")
     for name, places in groups.items():
-        left, right = (places > 5).T
-        counts = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
-        shares = ", ".join(f"{arm} {100 * moves.mean():.0f} %" for arm, moves in counts.items())
-        print(f"{name:<18} more than 5 cm: {shares}")
+        print(f"{name:<18} {', '.join(f'{which} {100 * share:.0f} %' for which, share in ways(places, moves).items())}")
     print(f"picture: {args.png}")
 
 
@@ -94,6 +93,13 @@ def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:
     """How far the left and the right tool are at the end of each chunk from where they are, (n, 2) cm."""
     way = kinematics.tool_positions(chunks[:, -1]) - kinematics.tool_positions(start)
     return 100 * np.linalg.norm(way.reshape(-1, 2, 3), axis=-1)
+
+
+def ways(places: np.ndarray, moves: np.ndarray) -> dict[str, float]:
+    """Shares of chunks (n, 2) in which the left arm alone, the right one alone, both or neither go `moves` cm or more."""
+    left, right = (places >= moves).T
+    counts = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
+    return {which: float(each.mean()) for which, each in counts.items()}
 
 
 def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
