@@ -96,7 +96,7 @@ def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:
 
 
 def ways(places: np.ndarray, moves: np.ndarray) -> dict[str, float]:
-    """Shares of chunks (n, 2) in which the left arm alone, the right one alone, both or neither go `moves` cm or more."""
+    """Shares of chunks (n, 2) in which the left arm alone, the right one alone, both or neither go at least `moves`."""
     left, right = (places >= moves).T
     counts = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
     return {which: float(each.mean()) for which, each in counts.items()}
