@@ -282,15 +282,16 @@ class ACTPolicy(SeeingPolicy):
 
 def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Weights of a checkpoint of former times: of places that were a share of the keyframe, the same in all directions,
-    and 3 numbers; of keyframes told without the grippers.
+    and 3 numbers; of keyframes told without the grippers and without the way that is left to them.
     """
     for name in (f"{prefix}place_head.weight", f"{prefix}place_head.bias"):
         if name in weights and len(weights[name]) == 8:
             added, share = weights[name].unflatten(0, (2, 4)).split([3, 1], dim=1)
             weights[name] = torch.cat([added, torch.zeros_like(added), share.expand_as(added)], dim=1).flatten(0, 1)
-    if (name := f"{prefix}keyframe_head.0.weight") in weights:
-        missing = policy.get_parameter("keyframe_head.0.weight").shape[1] - weights[name].shape[1]
-        weights[name] = F.pad(weights[name], (0, missing))
+    for name in ("keyframe_head.0.weight", "keyframe_proj.weight"):
+        if (told := prefix + name) in weights:
+            missing = policy.get_parameter(name).shape[1] - weights[told].shape[1]
+            weights[told] = F.pad(weights[told], (0, missing))
 
 
 def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:

@@ -25,9 +25,12 @@ from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
 from act.policies.transformer import Encoder, Float32Linear
 from act.policies.vision import CameraEncoder
+from act.reach import tools
+from demos import kinematics
 from demos.spec import EpisodeSpec
 
 ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
+NEAR = 0.01  # m from a keyframe, within which differences of the way that is left are told in full
 LOOKS = 30  # that a remembered keyframe is the mean of
 
 
@@ -179,7 +182,8 @@ class SeeingPolicy(Policy):
         if self.tells_keyframes:
             self.grippers = [gripper for _, gripper in arms_of(spec.joint_names)]
             self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers), d, dims["keyframe"])
-            self.keyframe_proj = Float32Linear(dims["keyframe"], d)
+            self.knows_tools = kinematics.knows(spec.joint_names)
+            self.keyframe_proj = Float32Linear(dims["keyframe"] + 6 * self.knows_tools, d)
         vectors += 1 + config.use_env_state + self.tells_keyframes
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
         self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
@@ -275,11 +279,22 @@ class SeeingPolicy(Policy):
         if self.env_state_proj is not None:
             vectors.append(self.env_state_proj(self._env_state(observation)))
         if keyframe is not None:
-            vectors.append(self.keyframe_proj(keyframe))
+            vectors.append(self.keyframe_proj(self._with_way_left(observation, keyframe)))
         tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
             position = torch.cat([position, self.vision.token_positions()])
         return self.encoder(tokens, position), position
+
+    def _with_way_left(self, observation: Observation, keyframe: Tensor) -> Tensor:
+        """A keyframe (B, K) in z-scores, and what is left of each tool's way to it, (B, 6): fine near by, coarse afar.
+
+        A gripper closes where its tool has arrived, and to the millimetre no small network finds that out from joints.
+        """
+        if not self.knows_tools:
+            return keyframe
+        goal = self.normalizer.unnormalize("keyframe", keyframe.detach()).unflatten(-1, (2, 4))[..., :3]
+        left = goal - tools(observation.qpos)[0]
+        return torch.cat([keyframe, torch.asinh(left / NEAR).flatten(-2)], dim=-1)
 
     def _make_vision(self, pretrained: bool) -> CameraEncoder:
         config = self.config
