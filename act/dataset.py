@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from act.device import free_memory
 from act.errors import ConfigError
-from act.keyframes import as_meant, keyframes, moving_steps
+from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.policies.base import Batch, Observation, Policy
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
@@ -87,13 +87,14 @@ class ChunkDataset:
         # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
         targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
         names = self.spec.joint_names
+        stays = [np.ones(len(target), dtype=bool) for target in targets]  # steps that stand on the time line
         if skip_misses:
+            stays = [meant_steps(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
             targets = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
-        # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
-        self._kept = [
-            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
-            for target in targets
-        ]
+        if skip_pauses:  # one at the end is longer than a chunk by one step
+            pairs = zip(stays, targets, strict=True)
+            stays = [stay & moving_steps(target, names, chunk_size + 1) for stay, target in pairs]
+        self._kept = [stay.nonzero()[0] for stay in stays]
         longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:
             raise ConfigError(

@@ -10,7 +10,8 @@ All are read off the commands and the joints alone, so they need no simulator an
   begins to change, nothing that can be seen would tell whether a hand at an object still has to grasp it, and a
   policy that takes the next keyframe for this one turns back above the object.
 - A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
-  is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open.
+  is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open and, as
+  the way to a miss leads beside the object, an arm that does not go there.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -23,6 +24,7 @@ from demos import kinematics
 
 TURN = 0.3  # share of its span that a gripper must travel for its turn to count
 SLOW = 0.1  # share of the usual speed below which an arm stands still
+CLOSE = 0.05  # rad, sum over an arm: as good as the same
 SETTLES = 10  # steps of every pause that are kept: the arms lag behind their commands
 
 
@@ -65,22 +67,46 @@ def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
 
 
 def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The commands of an episode without its misses: `action` and `qpos` (T, A) in physical units → (T, A).
+    """The commands of an episode without its misses: `action` and `qpos` (T, A) in physical units → (T, A)."""
+    meant = action.copy()
+    for joints, start, _, following in _misses(action, qpos, joint_names):
+        gripper, meanwhile = joints.stop - 1, slice(start, following + 1)
+        command = action[:, gripper]
+        meant[meanwhile, gripper] = np.maximum(command[meanwhile], min(command[start], command[following]))
+    return meant
+
+
+def meant_steps(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+    """(T,) bool: the steps of an episode without the ways to its misses and back, `action` and `qpos` (T, A).
+
+    A way begins and ends where the arm and its gripper come closest to where they were, and is as long as it can be.
+    """
+    keep = np.ones(len(action), dtype=bool)
+    for joints, start, stop, following in _misses(action, qpos, joint_names):
+        arm = action[:, joints]
+        apart = np.abs(arm[: start + 1, None] - arm[None, stop : following + 1]).sum(axis=-1)
+        leaves, returns = np.nonzero(apart <= apart.min() + CLOSE)
+        longest = (returns - leaves).argmax()
+        keep[leaves[longest] : stop + returns[longest]] = False
+    return keep
+
+
+def _misses(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> list[tuple[slice, int, int, int]]:
+    """[(an arm, the first and the last step of its closing on nothing, the first of the closing that follows), …].
 
     Something in a gripper keeps it from following its command. It has closed on nothing where this gap is less than
     half of that in its last closing.
     """
-    meant = action.copy()
-    for _, gripper in arms_of(joint_names):
+    found = []
+    for joints, gripper in arms_of(joint_names):
         command, opening = action[:, gripper], qpos[:, gripper]
         events = gripper_events(command, max(float(np.ptp(command)), 1e-3))
         closings = [(start, stop) for start, stop in events if command[stop] < command[start]]
         gaps = [opening[start : stop + SETTLES].min() - command[stop] for start, stop in closings]
-        for (start, _), (following, _), gap in zip(closings, closings[1:], gaps, strict=False):
+        for (start, stop), (following, _), gap in zip(closings, closings[1:], gaps, strict=False):
             if gap < gaps[-1] / 2:
-                meanwhile = slice(start, following + 1)
-                meant[meanwhile, gripper] = np.maximum(command[meanwhile], min(command[start], command[following]))
-    return meant
+                found.append((joints, start, stop, following))
+    return found
 
 
 def keyframe_dim(joint_names: Sequence[str]) -> int:

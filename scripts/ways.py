@@ -104,7 +104,7 @@ def ways(places: np.ndarray, moves: np.ndarray) -> dict[str, float]:
 
 def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
     figure = Figure(figsize=(5, 4.6), layout="constrained")
-    axes = figure.add_subplot(xlabel="left tool goes (cm)", ylabel="right tool goes (cm)", aspect="equal")
+    axes = figure.add_subplot(xlabel="left tool goes (cm)", ylabel="right tool goes (cm)")
     styles = {"drawn": (".", "tab:blue", 30), "mean of the prior": ("*", "tab:red", 60), "shown": ("x", "black", 40)}
     for name, places in groups.items():
         marker, colour, size = styles[name]
@@ -112,7 +112,7 @@ def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
             places[:, 0], places[:, 1], s=size, marker=marker, color=colour, label=name, alpha=0.6, linewidths=1
         )
     axes.set_title(f"the next {chunk} steps", fontsize=10)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -8,7 +8,7 @@ from tiny import FROZEN, SPEC, TINY, write_episodes
 from act import dataset as dataset_module
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, moving_steps
+from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, meant_steps, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.seeing import ELSEWHERE, LOOKS, remembered
 from demos.episode import Episode
@@ -55,6 +55,18 @@ def test_a_closing_on_nothing_that_is_tried_again_was_not_meant():
     np.testing.assert_array_equal(meant[80:, 13], command[80:])
     assert meant[31:80, 13].min() == 0.9
     np.testing.assert_array_equal(as_meant(action, action, ALOHA_JOINTS), action)  # it never held anything
+
+
+def test_the_way_to_a_miss_and_back_was_not_meant():
+    action = np.zeros((121, 14))
+    action[:, 0] = np.linspace(0, 1, 121)  # the left arm moves all the while
+    action[:, 7] = ramp((0, 0.0), (20, 1.0), (40, 1.0), (60, 1.0), (80, 1.0), (120, 1.0))  # over the object at step 20
+    action[:, 8] = ramp((0, 0.0), (20, 0.0), (40, 0.5), (60, 0.5), (80, 0.01), (100, 0.01), (120, 0.01))  # beside it
+    action[:, 13] = ramp((0, 1.0), (40, 1.0), (50, 0.0), (60, 0.0), (70, 1.0), (100, 1.0), (110, 0.0), (120, 0.0))
+    qpos = np.maximum(action, 0.5 * (np.arange(121) > 90)[:, None])
+    keep = meant_steps(action, qpos, ALOHA_JOINTS)
+    np.testing.assert_array_equal(np.flatnonzero(~keep), np.arange(20, 100))
+    assert meant_steps(action, action, ALOHA_JOINTS).all()  # it never held anything
 
 
 def closing_and_opening() -> np.ndarray:
@@ -144,9 +156,11 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
     monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
+    monkeypatch.setattr(dataset_module, "meant_steps", lambda action, qpos, names: np.arange(len(action)) % 3 > 0)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
-    meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
-    np.testing.assert_allclose(found.action, meant)
+    lines = [(e, np.arange(e.length) % 3 > 0) for e in found.episodes]
+    np.testing.assert_allclose(found.action, np.concatenate([(e.action + e.qpos)[keep] for e, keep in lines]))
+    np.testing.assert_array_equal(found.qpos, np.concatenate([e.qpos[keep] for e, keep in lines]))
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):
