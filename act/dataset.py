@@ -51,7 +51,7 @@ class ChunkDataset:
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
         skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
-        skip_misses: learn from commands without closings that were undone, see `act.keyframes.as_meant`.
+        skip_misses: learn from commands without closings that were undone, and the ways there, see `act.keyframes`.
 
     Attributes:
         spec: what the episodes contain.
@@ -87,14 +87,15 @@ class ChunkDataset:
         # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
         targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
         names = self.spec.joint_names
-        stays = [np.ones(len(target), dtype=bool) for target in targets]  # steps that stand on the time line
+        meant = None  # (T, A) of each episode
         if skip_misses:
-            stays = [meant_steps(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
+            meant = [meant_steps(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
             targets = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
-        if skip_pauses:  # one at the end is longer than a chunk by one step
-            pairs = zip(stays, targets, strict=True)
-            stays = [stay & moving_steps(target, names, chunk_size + 1) for stay, target in pairs]
-        self._kept = [stay.nonzero()[0] for stay in stays]
+        # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
+        self._kept = [
+            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
+            for target in targets
+        ]
         longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:
             raise ConfigError(
@@ -103,6 +104,7 @@ class ChunkDataset:
             )
         self.qpos = self._joined("qpos")  # (S, J)
         self.action = self._on_time_line(targets)  # (S, A)
+        self._lines = None if meant is None else _lines(self._on_time_line(meant))
         pairs = zip(targets, self.episodes, strict=True)
         self.keyframe = self._on_time_line([keyframes(target, each.qpos, names) for target, each in pairs])  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
@@ -167,6 +169,7 @@ class ChunkDataset:
         for name in ("qpos", "action", "keyframe", "env_state", "_target", "_last"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.to(home))
+        self._lines = None if self._lines is None else tuple(each.to(home) for each in self._lines)
         return f"{size / 1e9:.2f} GB of frames are kept in memory on {home}"
 
     def encode(self, policy: Policy, device: torch.device) -> str:
@@ -246,7 +249,13 @@ class ChunkDataset:
         env_state = None if self.env_state is None else pick(self.env_state)
         features = {name: pick(all) for name, all in self.features.items()}
         observation = Observation(pick(self.qpos), frames, env_state, features)
-        action = self.action[steps.minimum(last)]
+        if self._lines is None:
+            action = self.action[steps.minimum(last)]
+        else:
+            line, place = self._lines
+            ahead = place[self._target[starts], None] + torch.arange(self.chunk_size, device=starts.device)[:, None]
+            own = line.gather(0, ahead.clamp(max=len(line) - 1).flatten(0, 1)).view_as(ahead)  # (B, k, A)
+            action = self.action.gather(0, own.minimum(last[..., None]).flatten(0, 1)).view_as(ahead)
         return Batch(observation, action, steps > last, valid_steps, pick(self.keyframe))
 
     def _read(self, starts: Tensor) -> dict[str, Tensor]:
@@ -280,6 +289,16 @@ class ChunkDataset:
         )
         for fields in loader:
             yield _from_fields(fields).to(device, non_blocking=True)
+
+
+def _lines(meant: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Each joint's own time line without what was not meant, `meant` (S, A): its steps in order (S, A), and the place
+    in it of every step or of the next that was meant (S, A); None where all was meant.
+    """
+    if meant.all():
+        return None
+    steps = torch.arange(len(meant))[:, None]
+    return torch.where(meant, steps, len(meant)).sort(dim=0).values, meant.cumsum(0) - meant.long()
 
 
 class ShuffledStarts:

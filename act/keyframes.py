@@ -10,8 +10,8 @@ All are read off the commands and the joints alone, so they need no simulator an
   begins to change, nothing that can be seen would tell whether a hand at an object still has to grasp it, and a
   policy that takes the next keyframe for this one turns back above the object.
 - A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
-  is shown misses closes its hands in the air: what is learnt from is what was meant, a gripper that stays open and, as
-  the way to a miss leads beside the object, an arm that does not go there.
+  is shown misses closes its hands in the air. What is learnt from is what was meant: a gripper that stays open and, as
+  the way to a miss leads beside the object, an arm that does not go there, or that leaves it at once.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -77,17 +77,17 @@ def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -
 
 
 def meant_steps(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """(T,) bool: the steps of an episode without the ways to its misses and back, `action` and `qpos` (T, A).
+    """(T, A) bool: the commands of an episode without an arm's ways to its misses and back, `action` and `qpos` (T, A).
 
     A way begins and ends where the arm and its gripper come closest to where they were, and is as long as it can be.
     """
-    keep = np.ones(len(action), dtype=bool)
+    keep = np.ones(action.shape, dtype=bool)
     for joints, start, stop, following in _misses(action, qpos, joint_names):
         arm = action[:, joints]
         apart = np.abs(arm[: start + 1, None] - arm[None, stop : following + 1]).sum(axis=-1)
         leaves, returns = np.nonzero(apart <= apart.min() + CLOSE)
         longest = (returns - leaves).argmax()
-        keep[leaves[longest] : stop + returns[longest]] = False
+        keep[leaves[longest] : stop + returns[longest], joints] = False
     return keep
 
 

@@ -1,5 +1,7 @@
 """Laws of what demonstrations tell in hindsight, and of backbones that are never trained."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,9 @@ def test_the_way_to_a_miss_and_back_was_not_meant():
     action[:, 13] = ramp((0, 1.0), (40, 1.0), (50, 0.0), (60, 0.0), (70, 1.0), (100, 1.0), (110, 0.0), (120, 0.0))
     qpos = np.maximum(action, 0.5 * (np.arange(121) > 90)[:, None])
     keep = meant_steps(action, qpos, ALOHA_JOINTS)
-    np.testing.assert_array_equal(np.flatnonzero(~keep), np.arange(20, 100))
+    np.testing.assert_array_equal(np.flatnonzero(~keep[:, 7]), np.arange(20, 100))
+    assert (keep[:, 7:] == keep[:, 7:8]).all()
+    assert keep[:, :7].all()
     assert meant_steps(action, action, ALOHA_JOINTS).all()  # it never held anything
 
 
@@ -156,11 +160,30 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
     monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
-    monkeypatch.setattr(dataset_module, "meant_steps", lambda action, qpos, names: np.arange(len(action)) % 3 > 0)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
-    lines = [(e, np.arange(e.length) % 3 > 0) for e in found.episodes]
-    np.testing.assert_allclose(found.action, np.concatenate([(e.action + e.qpos)[keep] for e, keep in lines]))
-    np.testing.assert_array_equal(found.qpos, np.concatenate([e.qpos[keep] for e, keep in lines]))
+    meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
+    np.testing.assert_allclose(found.action, meant)
+
+
+def test_an_arm_that_misses_goes_on_from_where_it_comes_back(tmp_path, monkeypatch):
+    write_episodes(tmp_path)
+
+    def meant_steps(action: np.ndarray, qpos: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        meant = np.ones(action.shape, dtype=bool)
+        meant[3:8, 7:] = False
+        return meant
+
+    monkeypatch.setattr(dataset_module, "meant_steps", meant_steps)
+    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    first, last = found.episodes[0], found.episodes[0].length - 1
+    batch = found.gather(torch.tensor([1, 4, 8, last - 1]))
+    left = np.minimum(np.array([1, 4, 8, last - 1])[:, None] + np.arange(6), last)
+    right = np.array([[1, 2, 8, 9, 10, 11], *np.minimum(np.array([8, 8, last - 1])[:, None] + np.arange(6), last)])
+    np.testing.assert_array_equal(batch.action[..., :7], first.action[left][..., :7])
+    np.testing.assert_array_equal(batch.action[..., 7:], first.action[right][..., 7:])
+    cached = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    cached.cache("ram", CPU)
+    np.testing.assert_array_equal(cached.gather(torch.tensor([1, 4])).action, batch.action[:2])
 
 
 def test_weights_of_the_package_are_checked(monkeypatch):
