@@ -43,8 +43,8 @@ class TrainConfig:
     """Leave pauses of the demonstrations out, but for their first 0.2 s: a policy without memory that learns to stand
     still stands still for ever."""
     skip_misses: bool = False
-    """Learn from grippers that stay open where they closed on nothing, opened and tried again, and from arms that do not
-    go there."""
+    """Learn from grippers that stay open where they closed on nothing, opened and tried again, and from arms that do
+    not go there."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 
