@@ -237,7 +237,8 @@ class ChunkDataset:
         """The batch of (B,) starts, a share of those in `whole`; on the cache's device, page-locked if `pin`."""
         valid_steps = self.valid_steps(starts if whole is None else whole)
         starts = starts.to(self.qpos.device, non_blocking=True)
-        steps = self._target[starts, None] + torch.arange(self.chunk_size, device=starts.device)  # (B, k)
+        chunk = torch.arange(self.chunk_size, device=starts.device)
+        steps = self._target[starts, None] + chunk  # (B, k)
         last = self._last[starts, None]
 
         def pick(values: Tensor) -> Tensor:
@@ -253,7 +254,7 @@ class ChunkDataset:
             action = self.action[steps.minimum(last)]
         else:
             line, place = self._lines
-            ahead = place[self._target[starts], None] + torch.arange(self.chunk_size, device=starts.device)[:, None]
+            ahead = place[self._target[starts], None] + chunk[:, None]
             own = line.gather(0, ahead.clamp(max=len(line) - 1).flatten(0, 1)).view_as(ahead)  # (B, k, A)
             action = self.action.gather(0, own.minimum(last[..., None]).flatten(0, 1)).view_as(ahead)
         return Batch(observation, action, steps > last, valid_steps, pick(self.keyframe))

@@ -272,8 +272,8 @@ class ACTPolicy(SeeingPolicy):
         the object lies and the hand comes from.
         """
         assert self.place_head is not None
-        goal = self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
-        places = (self.normalizer.normalize("place", place.flatten(1)) for place in (tools(qpos)[0], goal))
+        places = (tools(qpos)[0], self._goal(keyframe))
+        places = (self.normalizer.normalize("place", place.flatten(1)) for place in places)
         now, goal = (rearrange(place, "b (arm xyz) -> b 1 arm xyz", arm=2) for place in places)
         told = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2)
         added, of_now, of_goal = told.chunk(3, dim=-1)

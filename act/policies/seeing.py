@@ -292,9 +292,12 @@ class SeeingPolicy(Policy):
         """
         if not self.knows_tools:
             return keyframe
-        goal = self.normalizer.unnormalize("keyframe", keyframe.detach()).unflatten(-1, (2, 4))[..., :3]
-        left = goal - tools(observation.qpos)[0]
+        left = self._goal(keyframe.detach()) - tools(observation.qpos)[0]
         return torch.cat([keyframe, torch.asinh(left / NEAR).flatten(-2)], dim=-1)
+
+    def _goal(self, keyframe: Tensor) -> Tensor:
+        """Where each tool is going, (B, 2, 3) m, of a keyframe (B, 8) in z-scores."""
+        return self.normalizer.unnormalize("keyframe", keyframe).unflatten(-1, (2, 4))[..., :3]
 
     def _make_vision(self, pretrained: bool) -> CameraEncoder:
         config = self.config
