@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,8 +9,7 @@ import torch
 from act.chunking import ChunkExecutor
 from act.device import autocast
 from act.policies.base import Observation, Policy
-
-Sample = Literal["mean", "episode", "chunk"]
+from act.policies.config import Sample
 
 
 class PolicyAgent:

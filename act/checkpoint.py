@@ -1,6 +1,7 @@
 """One file that is a whole policy, and a whole training state: written atomically, loaded without executing anything.
 
-A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and plain types, no pickled code):
+A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and plain types, no pickled code), in a zip
+archive whose comment is the SHA-256 of all bytes before it, since torch.load checks none:
 
     format, policy, policy_config, spec     what to build: `load_policy` needs no more than the file
     demonstrated_steps                      how long the longest demonstration moved; older files do not tell
@@ -8,7 +9,11 @@ A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and
     step, optimizer, random, …              what `act.train` needs to go on as if it had never stopped
 """
 
+import hashlib
 import io
+import logging
+import struct
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,14 @@ from act.device import pick_device
 from act.errors import ConfigError
 from act.policies import POLICIES, make_policy, policy_name
 from act.policies.base import Policy
-from act.run_folder import RunFolder
+from act.run_folder import find_checkpoint
 from demos.spec import EpisodeSpec
 
 FORMAT = 1
+NEEDED = {"format": int, "policy": str, "policy_config": dict, "spec": dict, "weights": Mapping}
+"""What no checkpoint can do without, and its type."""
+DIGEST = b"sha256:"
+COMMENT = len(DIGEST) + 2 * hashlib.sha256().digest_size  # bytes
 
 
 def describe(policy: Policy) -> dict[str, Any]:
@@ -41,45 +50,46 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
     """The checkpoint as it stands in a file."""
     buffer = io.BytesIO()
     torch.save(contents, buffer)
-    return buffer.getvalue()
+    # A zip archive ends with the length of its comment, here 0, and the comment.
+    sealed = buffer.getvalue()[:-2] + struct.pack("<H", COMMENT)
+    return sealed + _digest(sealed)
+
+
+def _digest(data: bytes) -> bytes:
+    return DIGEST + hashlib.sha256(data).hexdigest().encode()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of one checkpoint file, tensors on the CPU.
 
+    Of files written before there were digests a warning is logged, and they are read as they are.
+
     Raises:
         ConfigError: the file is missing, damaged, or no checkpoint of this toolkit.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it")
+    data = find_checkpoint(path).read_bytes()
+    told, sealed = data[-COMMENT:], data[:-COMMENT]
+    has_digest = told.startswith(DIGEST)
+    if has_digest and told != _digest(sealed):
+        raise ConfigError(f"{path} is damaged: its digest is another one; use another checkpoint of its run")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types, one for each way in which bytes can be wrong
         raise ConfigError(f"{path} is damaged or no checkpoint; use another one of its run") from error
     if not isinstance(contents, dict) or "policy_config" not in contents:
         raise ConfigError(f"{path} is no checkpoint of this toolkit; use one that scripts/train.py wrote")
+    for name, kind in NEEDED.items():
+        if not isinstance(contents.get(name), kind):
+            wrong = "is of another type" if name in contents else "is missing"
+            raise ConfigError(f"{path} is no whole checkpoint: {name} {wrong}; use another one of its run")
     if contents["format"] != FORMAT:
         raise ConfigError(
             f"{path} has checkpoint format {contents['format']}, this version reads {FORMAT}; "
             "use the version that wrote it"
         )
+    if not has_digest:
+        logging.getLogger(__name__).warning("%s has no digest, as older checkpoints: read unchecked", path)
     return contents
-
-
-def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint file that a path means: itself, or of a run folder best.pt, or last.pt before there is a best.
-
-    Raises:
-        ConfigError: the run folder has none yet.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    folder = RunFolder(path)
-    for file in (folder.best, folder.last):
-        if file.exists():
-            return file
-    raise ConfigError(f"{path} holds no checkpoint yet (best.pt or last.pt); train with --out {path} first")
 
 
 def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy:
@@ -97,14 +107,17 @@ def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy
         known = ", ".join(POLICIES)
         raise ConfigError(f"{path} holds a policy called {contents['policy']!r}; this version knows {known}")
     config_type, _ = POLICIES[contents["policy"]]
+    weights = contents.get("ema") or contents["weights"]
     try:
         config = config_type(**contents["policy_config"])
         policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
-        policy.load_state_dict(contents["ema"] or contents["weights"])
-    except (TypeError, RuntimeError) as error:  # unknown settings, or weights of other names and shapes
-        reason = str(error).splitlines()[0]
+        policy.load_state_dict(weights)
+        policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
+    except Exception as error:  # unknown settings or values, or weights of other names and shapes
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{path} does not fit this version ({reason}); use the version that wrote it") from error
-    policy.demonstrated_steps = contents.get("demonstrated_steps", 0)
+    if wrong := [name for name, value in policy.state_dict().items() if not torch.isfinite(value).all()]:
+        raise ConfigError(f"{path}: weights {wrong[0]} are NaN or infinite; use another checkpoint of its run")
     return policy.to(device).eval()
 
 

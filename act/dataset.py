@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,10 +29,9 @@ from act.device import free_memory
 from act.errors import ConfigError
 from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.policies.base import Batch, Observation, Policy
+from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
-
-LearnFrom = Literal["demonstrated", "human", "all"]
 
 ENCODED_AT_ONCE = 16  # frames: few enough for the processor's caches
 

@@ -87,6 +87,24 @@ class RunFolder:
         write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
+def find_checkpoint(path: Path | str) -> Path:
+    """The checkpoint file that a path means: itself, or of a run folder best.pt, or last.pt before there is a best.
+
+    Raises:
+        ConfigError: there is no such file, or the run folder has none yet.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it")
+    folder = RunFolder(path)
+    for file in (folder.best, folder.last):
+        if file.is_file():
+            return file
+    raise ConfigError(f"{path} holds no checkpoint yet (best.pt or last.pt); train with --out {path} first")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file beside `path`, which becomes `path` once it is on the disk, whole.
 

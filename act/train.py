@@ -274,13 +274,13 @@ class Trainer:
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            self.step, self.best = state["step"], state["best"]
+            self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{self.folder.last} was written by another version of this policy; "
                 "continue with that version, or start anew in another --out"
             ) from error
-        self.step, self.best = state["step"], state["best"]
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from act.dataset import LearnFrom
 from act.errors import ConfigError
+
+LearnFrom = Literal["demonstrated", "human", "all"]
 
 
 @dataclass(frozen=True)

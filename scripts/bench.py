@@ -15,13 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from act.device import pick_device
 from act.errors import ConfigError
 from demos.record import RecordConfig, record
 from envs import TASKS
-from scripts.benchmarks import SIZES, gpu_report, learning, scaling, simulation
+from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
-from scripts.benchmarks.sizes import FULL, TINY
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
 
@@ -60,6 +58,11 @@ class Args:
 
 
 def main(args: Args) -> None:
+    # With torch and timm these take seconds, which nobody waits for to read --help.
+    from act.device import pick_device
+    from scripts.benchmarks import gpu_report, simulation
+    from scripts.benchmarks.sizes import FULL, TINY
+
     known = gpu_report.PARTS if args.gpu_report else PARTS
     only = tuple(part for words in args.only for part in words.split(",")) or known
     if unknown := [part for part in only if part not in known]:
@@ -94,6 +97,8 @@ def main(args: Args) -> None:
 
 def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> list[Case]:
     """What a part measures; `folder` is for its files."""
+    from scripts.benchmarks import learning, scaling, simulation
+
     sizes = ((48, 64),) if args.tiny else SIZES
     match part:
         case "train":

@@ -11,19 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from act.agent import PolicyAgent, Sample
-from act.checkpoint import check_env_matches, find_checkpoint, load_policy, read_checkpoint
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
-from act.device import pick_device, pick_dtype
-from act.distributed import join_world
 from act.errors import ConfigError
-from act.policies import Policy
+from act.policies.config import Sample
+from act.run_folder import find_checkpoint
 from demos.record import spec_of
 from envs import env_id
 from envs.film import Film
@@ -31,6 +28,10 @@ from envs.results import EpisodeResult, evaluate, summarize
 from envs.rollout import make_vector_env
 from scripts.common import run
 from scripts.tracking import Tracker
+
+if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
+    from act.agent import PolicyAgent
+    from act.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Args:
     """Its project; without it, WANDB_PROJECT or W&B's own default."""
 
 
-def executor_for(args: Args, policy: Policy) -> ChunkExecutor:
+def executor_for(args: Args, policy: "Policy") -> ChunkExecutor:
     if args.ensemble is not None:
         return TemporalEnsemble(policy.chunk_size, args.ensemble, args.every)
     if args.execute is not None:
@@ -89,6 +90,12 @@ def main(args: Args) -> None:
     if args.episodes < 1 or args.num_envs < 1:
         raise ConfigError(f"--episodes {args.episodes} and --num-envs {args.num_envs} must both be at least 1")
     checkpoint = find_checkpoint(args.checkpoint)
+
+    from act.agent import PolicyAgent
+    from act.checkpoint import load_policy
+    from act.device import pick_device, pick_dtype
+    from act.distributed import join_world
+
     with join_world() as world:
         device = pick_device(world.device(args.device))
         policy = load_policy(checkpoint, device)
@@ -110,9 +117,11 @@ def main(args: Args) -> None:
 
 
 def roll_out(
-    args: Args, task: str, agent: PolicyAgent, seeds: Sequence[int], films: Mapping[int, Path]
+    args: Args, task: str, agent: "PolicyAgent", seeds: Sequence[int], films: Mapping[int, Path]
 ) -> list[EpisodeResult]:
     """This process' share of the episodes, those in `films` filmed."""
+    from act.checkpoint import check_env_matches
+
     policy = agent.policy
     cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
     check_env_matches(policy, spec_of(gym.make(task, cameras=cameras)))
@@ -143,6 +152,8 @@ def report(
     films: Mapping[int, Path],
 ) -> None:
     """Tells what came of all episodes: on the screen, as JSON, in W&B."""
+    from act.checkpoint import read_checkpoint
+
     summary = summarize(results) | {
         "inference_ms": {q: 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
         if latencies

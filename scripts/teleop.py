@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from act.chunking import RecedingHorizon
+from act.errors import ConfigError
+from act.run_folder import find_checkpoint
 from demos.experts import ScriptedExpert
 from demos.session import Session
 from demos.teleop import TeleopAgent
@@ -83,15 +86,14 @@ def main(args: Args) -> None:
 
 def _correcting(path: Path, task: str | None) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]], dict[str, str]]:
     """An agent that is the policy until a person takes over, its task, cameras, and attributes for the files."""
+    checkpoint = find_checkpoint(path)
+
     import torch
 
     from act.agent import PolicyAgent
-    from act.checkpoint import find_checkpoint, load_policy
-    from act.chunking import RecedingHorizon
-    from act.errors import ConfigError
+    from act.checkpoint import load_policy
 
     torch.set_num_threads(1)  # the page and the simulation need the other cores
-    checkpoint = find_checkpoint(path)
     policy = load_policy(checkpoint, torch.device("cpu"))
     if not (task or policy.spec.env_id):
         raise ConfigError(f"{path} was not trained on a simulated task; name one with --task")

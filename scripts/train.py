@@ -12,34 +12,31 @@ On several GPUs or machines torchrun starts one process for each; --batch-size i
     torchrun --nproc-per-node 8 scripts/train.py --data data/transfer_cube --out runs/cube --batch-size 64
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
 
-from act.agent import PolicyAgent
-from act.checkpoint import check_env_matches
 from act.chunking import default_executor
-from act.curves import plot_curves
-from act.dataset import ChunkDataset, ShuffledStarts
-from act.device import pick_device
-from act.distributed import World, join_world
 from act.errors import ConfigError
-from act.policies import ACTConfig, Policy, make_policy
+from act.policies import make_policy
+from act.policies.config import ACTConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder
-from act.train import Trainer
 from act.train_config import FREE_ON_RESUME, TrainConfig
 from demos.episode import find_episodes
 from demos.spec import EpisodeSpec
 from scripts.common import run
 from scripts.tracking import Mode, Tracker
+
+if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
+    from act.distributed import World
+    from act.policies import Policy
 
 SELECTION_SEEDS = 50_000
 """Rollouts during training use seeds from here on. Demonstrations are recorded from 0 and reported results start at
@@ -109,17 +106,28 @@ def parse(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
+    paths = [path for folder in args.data for path in find_episodes(folder)]
+
+    from act.distributed import join_world
+
     with join_world() as world:
-        return train(args, world)
+        return train(args, paths, world)
 
 
-def train(args: Args, world: World) -> int:
-    """`main` in one of the processes that torchrun started, or the only one."""
+def train(args: Args, paths: Sequence[Path], world: "World") -> int:
+    """`main` in one of the processes that torchrun started, or the only one, on the episodes in `paths`."""
+    import torch
+
+    from act.curves import plot_curves
+    from act.dataset import ChunkDataset, ShuffledStarts
+    from act.device import pick_device
+    from act.train import Trainer
+
     config, folder = args.training, RunFolder(args.out)
     device = pick_device(world.device(config.device))
     torch.manual_seed(config.seed)
     dataset = ChunkDataset(
-        [path for folder in args.data for path in find_episodes(folder)],
+        paths,
         args.policy.chunk_size,
         cameras=args.policy.cameras,
         learn_from=config.learn_from,
@@ -178,10 +186,12 @@ def train(args: Args, world: World) -> int:
 
 def _make_evaluate(
     args: Args, spec: EpisodeSpec, horizon: int, stack: ExitStack
-) -> Callable[[Policy], dict[str, float]]:
+) -> "Callable[[Policy], dict[str, float]]":
     """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
     import gymnasium as gym  # the simulator is loaded only where it is used
 
+    from act.agent import PolicyAgent
+    from act.checkpoint import check_env_matches
     from demos.record import spec_of
     from envs.results import evaluate, summarize
     from envs.rollout import make_vector_env
@@ -195,7 +205,7 @@ def _make_evaluate(
     stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
 
-    def success(policy: Policy) -> dict[str, float]:
+    def success(policy: "Policy") -> dict[str, float]:
         check_env_matches(policy, env_spec)
         executor = default_executor(policy.chunk_size)  # as scripts/rollout.py by default
         summary = summarize(evaluate(venv, PolicyAgent(policy, executor), seeds))

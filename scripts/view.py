@@ -13,27 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from act.agent import PolicyAgent
-from act.checkpoint import find_checkpoint, load_policy
-from act.device import pick_dtype
 from act.errors import ConfigError
-from act.policies import Policy
+from act.run_folder import find_checkpoint
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.record import spec_of
 from demos.writer import EpisodeWriter
 from envs.rollout import make_vector_env, rollout
 from scripts import rollout as rollout_script
 from scripts.common import run
-from scripts.pages.insight import Insight
-from scripts.pages.stage import Stage
-from scripts.pages.viewer import Source, ViewerPage, world_of
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
+    from act.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -51,25 +46,33 @@ class Args:
 
 
 def main(args: Args) -> None:
+    acts, settings, rows, paths = args.what.suffix == ".json", {}, [], []
+    if acts:
+        settings, rows = _read_results(args.what)
+    else:
+        paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
+        check_dataset(paths)
+    checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
+
+    from act.checkpoint import load_policy
+    from scripts.pages.insight import Insight
+    from scripts.pages.stage import Stage
+    from scripts.pages.viewer import Source, ViewerPage, world_of
+
     with tempfile.TemporaryDirectory() as folder:
-        policy = None
-        if args.checkpoint is not None:
-            policy = load_policy(find_checkpoint(args.checkpoint), CPU)
-        if args.what.suffix == ".json":
-            settings, rows = _read_results(args.what)
+        policy = None if checkpoint is None else load_policy(checkpoint, "cpu")
+        if acts:
             acted = _Acted(settings, Path(folder))
             policy = policy or acted.policy
             sources = [Source(_label(row), partial(acted, int(row["seed"]))) for row in rows]
         else:
-            paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
-            check_dataset(paths)
             sources = [Source(path.stem, partial(Episode, path)) for path in paths]
         first = sources[0].load()
         env, insight, latents = world_of(first), None, None
         if policy is not None:
             insight = Insight(policy)
             _check_shows(policy, first)
-            if args.what.suffix != ".json":  # a rollout is no demonstration: it has no latent
+            if not acts:  # a rollout is no demonstration: it has no latent
                 latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
         stage = Stage(None if env is None else env.model, args.host, args.port, "Episodes")
         try:
@@ -80,7 +83,7 @@ def main(args: Args) -> None:
             stage.close()
 
 
-def _check_shows(policy: Policy, episode: Episode) -> None:
+def _check_shows(policy: "Policy", episode: Episode) -> None:
     """ConfigError where the policy cannot look at the episode."""
     spec = episode.spec
     sizes = {name: spec.cameras.get(name) for name in policy.cameras}
@@ -111,12 +114,16 @@ class _Acted:
     rounding of another number of environments at once."""
 
     def __init__(self, settings: dict, folder: Path):
+        from act.agent import PolicyAgent
+        from act.checkpoint import load_policy
+        from act.device import pick_device, pick_dtype
+
         self._folder, self._settings = folder, settings
         known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "dtype")}
         args = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known)
-        self.policy = load_policy(find_checkpoint(args.checkpoint), CPU)
+        self.policy = load_policy(args.checkpoint, "cpu")
         executor = rollout_script.executor_for(args, self.policy)
-        self._agent = PolicyAgent(self.policy, executor, dtype=pick_dtype(args.dtype, CPU))
+        self._agent = PolicyAgent(self.policy, executor, dtype=pick_dtype(args.dtype, pick_device("cpu")))
         cameras = {name: self.policy.spec.cameras[name] for name in self.policy.cameras}
         self._venv = make_vector_env(settings["env_id"], cameras=cameras, horizon=args.horizon)
 

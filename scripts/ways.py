@@ -8,17 +8,21 @@ way gives draws in all of them; one that has collapsed gives a single point, at 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from act.checkpoint import load_policy
 from act.errors import ConfigError
-from act.policies.base import Observation, Policy
+from act.run_folder import find_checkpoint
 from demos import kinematics
 from demos.episode import Episode, find_episodes
 from scripts.common import run
+
+if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
+    from torch import Tensor
+
+    from act.policies import Observation, Policy
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,18 @@ class Args:
 
 
 def main(args: Args) -> None:
-    policy = load_policy(args.checkpoint, "cpu")
+    checkpoint, paths = find_checkpoint(args.checkpoint), find_episodes(args.data)[: args.episodes]
+
+    import torch
+
+    from act.checkpoint import load_policy
+
+    policy = load_policy(checkpoint, "cpu")
     if not policy.chance_dim:
         raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
     if not kinematics.knows(policy.spec.joint_names):
         raise ConfigError("the tools' places are known of ALOHA's joints alone, and these episodes have others")
-    episodes = [Episode(path) for path in find_episodes(args.data)[: args.episodes]]
+    episodes = [Episode(path) for path in paths]
     episodes = [episode for episode in episodes if episode.length > args.step + 1]
     if not episodes:
         raise ConfigError(f"no episode in {args.data} is longer than {args.step} steps; choose a smaller --step")
@@ -69,7 +79,11 @@ def main(args: Args) -> None:
     print(f"picture: {args.png}")
 
 
-def observed(policy: Policy, episode: Episode, t: int) -> Observation:
+def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
+    import torch
+
+    from act.policies import Observation
+
     with episode:
         frames = {name: torch.from_numpy(episode.frame(name, t))[None] for name in policy.cameras}
     poses = episode.env_state
@@ -80,8 +94,12 @@ def observed(policy: Policy, episode: Episode, t: int) -> Observation:
     )
 
 
-def repeated(policy: Policy, seen: Observation, chance: torch.Tensor) -> np.ndarray:
+def repeated(policy: "Policy", seen: "Observation", chance: "Tensor") -> np.ndarray:
     """A chunk for each row of `chance`, (n, k, J), of one observation."""
+    import torch
+
+    from act.policies import Observation
+
     n = len(chance)
     poses = None if seen.env_state is None else seen.env_state.expand(n, -1)
     frames = {name: frame.expand(n, -1, -1, -1) for name, frame in seen.images.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_errors_say_what_would_work(tmp_path):
     save(tmp_path / "other.pt", policy, policy="gan")
     assert message(tmp_path / "other.pt") == "other.pt holds a policy called 'gan'; this version knows act"
     save(tmp_path / "misfit.pt", policy, weights=make().state_dict())
-    assert message(tmp_path / "misfit.pt").startswith("misfit.pt does not fit this version (Error(s) in loading")
+    assert message(tmp_path / "misfit.pt").startswith("misfit.pt does not fit this version (RuntimeError: Error(s)")
 
 
 def test_an_environment_that_shows_something_else_is_refused():
@@ -139,3 +140,58 @@ def test_an_environment_that_shows_something_else_is_refused():
     policy = make(**NO_IMAGES)
     with pytest.raises(ConfigError, match="env_state_dim is 7 here, 14 there"):
         check_env_matches(policy, dataclasses.replace(SPEC, env_state_dim=14))
+
+
+def test_any_flipped_bit_is_noticed(tmp_path):
+    whole = save(tmp_path / "a.pt", make(**NO_IMAGES)).read_bytes()
+    rng, path = random.Random(0), tmp_path / "flipped.pt"
+    comment = len(whole) - len("sha256:") - 64
+    for place in [*(rng.randrange(comment) for _ in range(40)), comment - 1, comment + 7, len(whole) - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+        with pytest.raises(ConfigError, match=r"flipped\.pt is damaged: its digest is another one; use another"):
+            read_checkpoint(path)
+
+
+def test_older_files_without_a_digest_load_with_a_word(tmp_path, caplog):
+    policy, seen = make(**NO_IMAGES), observe()
+    path = save(tmp_path / "a.pt", policy)
+    torch.save(read_checkpoint(path), path)
+    assert not caplog.messages
+    assert torch.equal(load_policy(path, "cpu").predict(seen), policy.predict(seen))
+    assert caplog.messages == [f"{path} has no digest, as older checkpoints: read unchecked"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"spec": None}, "is no whole checkpoint: spec is of another type; use another one of its run"),
+        ({"spec": {}}, "does not fit this version \\(KeyError: 'cameras'\\)"),
+        (
+            {"policy_config": {"chunk_size": 10**9}},
+            "does not fit this version .*chunk_size is 1000000000; it must be at most 10000",
+        ),
+        ({"policy_config": {"chunk_size": "x"}}, "does not fit this version \\(TypeError: "),
+        ({"policy_config": {"temperature": 1}}, "does not fit this version \\(TypeError: .*'temperature'"),
+        ({"demonstrated_steps": "many"}, "does not fit this version \\(ValueError: "),
+    ],
+)
+def test_contents_are_checked_before_anything_is_built(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=f"a\\.pt {text}"):
+        load_policy(save(tmp_path / "a.pt", make(**NO_IMAGES), **changes), "cpu")
+
+
+@pytest.mark.parametrize("name", ["format", "policy", "spec", "weights"])
+def test_a_missing_part_is_named(tmp_path, name):
+    contents = read_checkpoint(save(tmp_path / "a.pt", make(**NO_IMAGES)))
+    del contents[name]
+    (tmp_path / "a.pt").write_bytes(to_bytes(contents))
+    with pytest.raises(ConfigError, match=f"a.pt is no whole checkpoint: {name} is missing"):
+        load_policy(tmp_path / "a.pt", "cpu")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    policy = make(**NO_IMAGES)
+    policy.get_parameter("action_head.bias").data[3] = value
+    with pytest.raises(ConfigError, match=r"a\.pt: weights action_head\.bias are NaN or infinite; use another"):
+        load_policy(save(tmp_path / "a.pt", policy), "cpu")

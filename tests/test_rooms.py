@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ import pytest
 def loaded_by(code: str) -> set[str]:
     """Top-level modules in sys.modules after running `code` in a fresh interpreter."""
     report = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", f"{code}; {report}"], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
     return set(run.stdout.split())
 
 
@@ -39,3 +40,43 @@ def test_rendering_works_whatever_is_imported_first():
         "assert env.reset(seed=0)[0]['images/top'].any()"
     )
     assert "mujoco" in loaded_by(code)
+
+
+SCRIPTS = sorted(
+    path for path in (Path(__file__).parents[1] / "scripts").glob("*.py") if "run(main" in path.read_text()
+)
+SLOW = {"torch", "timm", "torchvision", "wandb"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_command_line_answers_without_what_takes_seconds_to_import(script):
+    code = (
+        f"import contextlib, io, runpy, sys; sys.argv = ['{script.name}', '--help']; out = io.StringIO()\n"
+        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(out): "
+        f"runpy.run_path('{script}', run_name='__main__')\n"
+        "assert 'usage' in out.getvalue()"
+    )
+    assert not loaded_by(code) & SLOW
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train.py", "--data", "nowhere", "--out", "run"],
+        ["train.py", "--data", "nowhere", "--out", "run", "--stepz", "3"],
+        ["rollout.py", "--checkpoint", "nowhere"],
+        ["view.py", "nowhere"],
+        ["view.py", "nowhere.json"],
+        ["ways.py", "--checkpoint", "nowhere", "--data", "nowhere", "--png", "a.png"],
+        ["teleop.py", "--checkpoint", "nowhere", "--out", "data"],
+    ],
+    ids=" ".join,
+)
+def test_so_does_a_mistake_on_it(command, tmp_path):
+    code = (
+        f"import os, runpy, sys; os.chdir('{tmp_path}'); sys.argv = {command}\n"
+        f"try: runpy.run_path('{SCRIPTS[0].parent / command[0]}', run_name='__main__')\n"
+        "except SystemExit as ended: assert ended.code == 2, ended\n"
+        "else: raise AssertionError('no mistake was found')"
+    )
+    assert not loaded_by(code) & SLOW

@@ -1,17 +1,30 @@
-"""Policies by name. A new one is a file with one config and one module, and one line here."""
+"""Policies by name. A new one is a config in `config`, a module in a file of its own, and one line here."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from act.policies.act import ACTConfig, ACTPolicy
-from act.policies.base import Batch, Observation, Policy
+from act.policies.config import ACTConfig
 from demos.spec import EpisodeSpec
+
+if TYPE_CHECKING:
+    from act.policies.act import ACTPolicy
+    from act.policies.base import Batch, Observation, Policy
 
 __all__ = ["POLICIES", "ACTConfig", "ACTPolicy", "Batch", "Observation", "Policy", "make_policy", "policy_name"]
 
-POLICIES: dict[str, tuple[type, type[Policy]]] = {
-    "act": (ACTConfig, ACTPolicy),
+POLICIES: dict[str, tuple[type, str]] = {
+    "act": (ACTConfig, "ACTPolicy"),
 }
-"""name → (config dataclass, policy module built from (config, spec, pretrained))"""
+"""name, which is also the module's → (config dataclass, policy class built from (config, spec, pretrained))"""
+
+_LOADED_WHEN_ASKED_FOR = {"ACTPolicy": "act", "Batch": "base", "Observation": "base", "Policy": "base"}
+"""Name → module of this package. With torch and timm they take seconds, which nobody waits for to read `--help`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_WHEN_ASKED_FOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
 
 
 def policy_name(config: object) -> str:
@@ -19,7 +32,7 @@ def policy_name(config: object) -> str:
     return next(name for name, (config_type, _) in POLICIES.items() if type(config) is config_type)
 
 
-def make_policy(config: Any, spec: EpisodeSpec, *, pretrained: bool = True) -> Policy:
+def make_policy(config: Any, spec: EpisodeSpec, *, pretrained: bool = True) -> "Policy":
     """Builds the policy that belongs to `config` for episodes of `spec`.
 
     Args:
@@ -30,5 +43,6 @@ def make_policy(config: Any, spec: EpisodeSpec, *, pretrained: bool = True) -> P
     Raises:
         ConfigError: the config does not fit the spec, or pretrained weights cannot be had.
     """
-    _, policy_type = POLICIES[policy_name(config)]
-    return policy_type(config, spec, pretrained=pretrained)
+    name = policy_name(config)
+    module = importlib.import_module(f"{__name__}.{name}")
+    return getattr(module, POLICIES[name][1])(config, spec, pretrained=pretrained)

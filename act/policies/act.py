@@ -20,68 +20,21 @@ Where this differs from the published code:
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act.errors import ConfigError
 from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation
-from act.policies.seeing import (
-    SeeingConfig,
-    SeeingPolicy,
-    check_not_negative,
-    check_positive,
-    transformer_shape,
-    two_layers,
-)
+from act.policies.config import ACTConfig
+from act.policies.seeing import SeeingPolicy, transformer_shape, two_layers
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
 from act.reach import reach, tools
 from demos import kinematics
 from demos.spec import EpisodeSpec
-
-
-@dataclass(frozen=True)
-class ACTConfig(SeeingConfig):
-    """The paper's numbers by default."""
-
-    n_style_layers: int = 4
-    """Layers of the style encoder q(z | qpos, actions)."""
-    n_decoder_layers: int = 1
-    """Layers of the action decoder, all of them used. The published code builds 7 and uses the first."""
-    use_vae: bool = True
-    """False leaves out z and the style encoder: plain regression."""
-    latent_dim: int = 32
-    """Length of z."""
-    kl_weight: float = 10.0
-    """β. The authors advise 10 to 100, at which z carries nothing of most demonstrations."""
-    prior: Literal["standard", "learned"] = "standard"
-    """What z is without actions: standard normal, or a normal distribution told from keypoints (or object poses) and
-    joint positions."""
-    free_nats: float = 0.0
-    """KL, as a mean over the batch, below which z costs the style encoder nothing."""
-    place_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told from where it is
-    now and from its keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
-    learnt of one place holds at all others. Of robots whose kinematics are not known it does nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "n_style_layers", "n_decoder_layers", "latent_dim")
-        check_not_negative(self, "kl_weight", "free_nats", "place_weight")
-        if self.place_weight and not self.keyframe_weight:
-            raise ConfigError(
-                f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
-                "use --place-weight 0 or --keyframe-weight 1"
-            )
-        if self.prior not in ("standard", "learned"):
-            raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
-        if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
-            raise ConfigError("prior learned has no keypoints to be told from; use --prior standard or --keypoints 32")
 
 
 class ACTPolicy(SeeingPolicy):

@@ -10,8 +10,6 @@ cameras get a learned embedding each; ACT's published code tells them apart by t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from act.keyframes import arms_of, keyframe_dim
 from act.normalizer import Normalizer
 from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
+from act.policies.config import SeeingConfig
 from act.policies.transformer import Encoder, Float32Linear
 from act.policies.vision import CameraEncoder
 from act.reach import tools
@@ -32,116 +31,6 @@ from demos.spec import EpisodeSpec
 ELSEWHERE = 0.6  # standard deviations by which a keyframe changes when an arm goes somewhere else
 NEAR = 0.01  # m from a keyframe, within which differences of the way that is left are told in full
 LOOKS = 30  # that a remembered keyframe is the mean of
-
-
-@dataclass(frozen=True)
-class SeeingConfig:
-    """The settings that all policies share; ACT's numbers by default."""
-
-    chunk_size: int = 100
-    """k, the number of actions predicted at once; about 1 to 2 s work best."""
-    cameras: tuple[str, ...] | None = None
-    """Cameras to look at, in order. None takes all that the episodes have; an empty list needs --use-env-state."""
-    use_env_state: bool = False
-    """Look at the object poses, which only a simulator knows."""
-
-    d_model: int = 512
-    """Width of all tokens."""
-    n_heads: int = 8
-    """Attention heads."""
-    ffn_dim: int = 3200
-    """Width of the feed-forward layers."""
-    n_encoder_layers: int = 4
-    """Layers of the observation encoder."""
-    dropout: float = 0.1
-    """Dropout in the transformers. On a CPU its random numbers take as long as half of all the rest."""
-    pre_norm: bool = False
-    """Layer norm before attention and feed-forward instead of after."""
-
-    backbone: str = "resnet18"
-    """Any timm network that gives feature maps."""
-    backbone_weights: Literal["imagenet", "none"] = "imagenet"
-    """Pretrained with frozen batch norm, or trained from scratch with a live one."""
-    backbone_stride: int = 32
-    """Which feature map becomes tokens: 32 is the last of a ResNet, 16 gives four times the tokens."""
-    map_tokens: bool = True
-    """Whether that feature map becomes tokens at all. Without, keypoints are all that is seen of the pictures: a few
-    dozen demonstrations then leave little to be learnt by heart."""
-    backbone_frozen: bool = False
-    """Never train the backbone: what it sees is computed once for all frames before training (`--cache`)."""
-    backbone_width: float = 1.0
-    """Multiplies the channels of a ResNet trained from scratch."""
-    frame_shift: int = 0
-    """In training a frozen backbone sees every frame shifted at random, by up to so many pixels either way; keypoints
-    take the shift off again. What lies between the pixels of a few dozen demonstrations is then learnt too."""
-    shared_backbone: bool = True
-    """One backbone for all cameras, or one each."""
-    keypoints: int = 0
-    """Keypoints found in each picture, whose coordinates make one more token; 0, as published, for none."""
-    keypoint_stride: int | None = None
-    """Which feature map they are found in; None: the one that becomes tokens. A finer one, 8 say, is on the way to it
-    and tells places more exactly."""
-    pose_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of the object poses (env_state), read linearly from the keypoints. It
-    teaches them where things are. Only training needs the poses; with episodes that have none it does nothing."""
-    keyframe_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
-    `act.keyframes`), told from the keypoints and the
-    grippers. What is told becomes one more token."""
-    qpos_noise: float = 0.0
-    """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
-    gives away where it is going; with noise the policy has to look. 0 as published."""
-    backbone_lr: float | None = None
-    """Learning rate of the backbone, of what finds keypoints in its maps, and of what tells keyframes from them; None:
-    that of the rest."""
-
-    def __post_init__(self) -> None:
-        if self.cameras is not None:
-            object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
-            if len(set(self.cameras)) < len(self.cameras):
-                raise ConfigError(f"cameras are {', '.join(self.cameras)}; name each only once")
-        sizes = ("d_model", "n_heads", "ffn_dim", "n_encoder_layers", "backbone_width", "backbone_stride")
-        check_positive(self, "chunk_size", *sizes)
-        if self.d_model % self.n_heads or self.d_model % 4:
-            raise ConfigError(
-                f"d_model is {self.d_model} with {self.n_heads} heads; it must be a multiple of 4 and of n_heads"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if (self.keypoint_stride or 0) > self.backbone_stride:
-            raise ConfigError(
-                f"keypoint_stride is {self.keypoint_stride}, coarser than backbone_stride {self.backbone_stride}; "
-                "choose a smaller one"
-            )
-        weights = ("pose_weight", "keyframe_weight")
-        check_not_negative(self, *weights, "backbone_lr", "keypoints", "qpos_noise", "frame_shift")
-        for what in ("pose", "keyframe"):
-            weight = getattr(self, f"{what}_weight")
-            if weight and not self.keypoints and self.cameras != ():
-                raise ConfigError(
-                    f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
-                    f"use --{what}-weight 0 or --keypoints 32"
-                )
-        if not self.map_tokens and not self.keypoints and self.cameras != ():
-            raise ConfigError("without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32")
-        if self.backbone_frozen and self.backbone_weights == "none":
-            raise ConfigError(
-                "backbone_frozen would keep the random weights of --backbone-weights none for ever; "
-                "use --no-backbone-frozen or --backbone-weights imagenet"
-            )
-        if self.frame_shift and not self.backbone_frozen:
-            raise ConfigError(
-                f"frame_shift is {self.frame_shift}, which only frozen backbones can have; use --frame-shift 0"
-            )
-        if self.backbone_weights not in ("imagenet", "none"):
-            raise ConfigError(f"backbone_weights is {self.backbone_weights!r}; choose imagenet or none")
-        if self.backbone_weights == "imagenet" and self.backbone_width != 1:
-            raise ConfigError(
-                f"backbone_width is {self.backbone_width:g}, but ImageNet weights exist only for width 1; "
-                "use --backbone-weights none"
-            )
-        if self.cameras == () and not self.use_env_state:
-            raise ConfigError("the policy would be blind: give it cameras or --use-env-state")
 
 
 class SeeingPolicy(Policy):
@@ -360,15 +249,3 @@ def remembered(keyframe: Tensor, memory: dict[str, Tensor]) -> Tensor:
 def two_layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
     """A small network from and to numbers at the precision of the robot."""
     return nn.Sequential(Float32Linear(inputs, width), nn.ReLU(), Float32Linear(width, outputs))
-
-
-def check_positive(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be positive")
-
-
-def check_not_negative(config: object, *names: str) -> None:
-    for name in names:
-        if not (getattr(config, name) or 0) >= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must not be negative")
