@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from act.errors import ConfigError
 
@@ -28,8 +29,17 @@ class RunFolder:
         self.best, self.last = path / "best.pt", path / "last.pt"
 
     def settings(self) -> dict | None:
-        """The settings of the run that is in this folder, None if there is none."""
-        return json.loads(self.config.read_text()) if self.config.exists() else None
+        """The settings of the run that is in this folder, None if there is none.
+
+        Raises:
+            ConfigError: config.json is damaged.
+        """
+        if not self.config.exists():
+            return None
+        settings = _json(self.config.read_bytes())
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{self.config} is damaged; put it back, or train anew in another --out")
+        return settings
 
     def claim(self, settings: dict, resume: bool, free: set[str]) -> None:
         """Makes the folder this run's, or refuses.
@@ -77,9 +87,20 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def history(self) -> list[dict]:
-        """All whole lines of metrics.jsonl."""
-        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """All whole lines of metrics.jsonl; the last one is none where a kill cut it off.
+
+        Raises:
+            ConfigError: a line is damaged.
+        """
+        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        records = []
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                records.append(record := _json(line))
+                numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
+                if not numbers or "step" not in record:
+                    raise ConfigError(f"{self.metrics}: line {number} is damaged; mend it or take it out")
+        return records
 
     def rewind(self, step: int) -> None:
         """Forgets what metrics.jsonl tells about later steps."""
@@ -146,6 +167,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"{path} cannot be written: {reason}; all that was written before is whole, --resume continues from there"
         ) from error
+
+
+def _json(text: bytes) -> Any:
+    """What a JSON text says; None where it is damaged."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _text(settings: dict, name: str) -> str:

@@ -269,6 +269,14 @@ class Trainer:
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
     def _load(self, state: dict[str, Any]) -> None:
+        before = {**state.get("policy_config", {}), **state.get("train_config", {})}
+        now = asdict(self.policy.config) | asdict(self.config)
+        for name in sorted(before.keys() & now.keys() - self.config.free_on_resume):
+            if before[name] != now[name]:
+                raise ConfigError(
+                    f"{self.folder.last} was trained with {name} {before[name]!r}, now it is {now[name]!r}; "
+                    "continue with the same settings, or start anew in another --out"
+                )
         try:
             self.policy.load_state_dict(state["weights"])
             if self.ema is not None:

@@ -95,6 +95,12 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
 
+    @property
+    def free_on_resume(self) -> set[str]:
+        """Settings that may change when a run continues: none of them moves the weights."""
+        free = {"device", "compile", "cache", "num_workers", "log_every", "save_every", "keep_last", "accumulate"}
+        return free | {"steps"} if self.schedule == "constant" else free
+
     def lr_scale(self, step: int) -> float:
         """Learning rate of step 1 … steps as a share of its highest value."""
         if step <= self.warmup_steps:
@@ -103,7 +109,3 @@ class TrainConfig:
             return 1.0
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
-
-
-FREE_ON_RESUME = {"device", "compile", "cache", "num_workers", "log_every", "save_every", "keep_last", "accumulate"}
-"""Settings that may change when a run continues: none of them moves the weights."""

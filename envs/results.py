@@ -1,12 +1,15 @@
 """Judging rollouts: what became of each episode, and what that says about the agent."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from envs import EnvError
 from envs.aloha import FPS
 from envs.rollout import Agent, Step, VectorEnv, rollout
 
@@ -109,3 +112,29 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "median_success_step": float(np.median(steps)) if steps else None,
         "mean_jerk": float(np.mean([r.jerk for r in results])),
     }
+
+
+RATES = ("episodes", "success_rate", "success_rate_published")
+"""Of a summary, that which must be its episodes'."""
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What scripts/rollout.py wrote with --json: "settings", "summary" and "episodes", an `EpisodeResult` each.
+
+    Raises:
+        EnvError: no such file, rollout.py did not write it, or its figures are not those of its episodes.
+    """
+    try:
+        found = json.loads(path.read_text())
+        rates = [found["summary"][name] for name in RATES]
+        told = summarize([EpisodeResult(**row) for row in found["episodes"]])
+        known = isinstance(found["settings"], dict) and all(isinstance(row["seed"], int) for row in found["episodes"])
+    except FileNotFoundError:
+        raise EnvError(f"{path}: no such file; scripts/rollout.py --json writes one") from None
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        known, rates, told = False, [], {}
+    if not known:
+        raise EnvError(f"{path} is not what scripts/rollout.py writes with --json; roll out again")
+    if differing := [name for name, rate in zip(RATES, rates, strict=True) if rate != told[name]]:
+        raise EnvError(f"{path} was changed: its {differing[0]} is not that of its episodes; roll out again")
+    return found

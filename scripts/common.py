@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import subprocess
 import sys
 import time
@@ -21,8 +22,9 @@ USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs"
 def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[str]], Args]) -> NoReturn:
     """Parses the command line, runs `main` and ends the process with its exit code.
 
-    Mistakes of the user and a full disk become one line on stderr and exit code 2, Ctrl-C 130. Any other exception
-    is a mistake of ours and keeps its traceback.
+    Mistakes of the user and a full disk become one line on stderr and exit code 2, Ctrl-C 130. Where nobody reads the
+    output any more (`| head`), the process ends without a word, with 141 as if by SIGPIPE. Any other exception is a
+    mistake of ours and keeps its traceback.
 
     Args:
         main: takes the parsed arguments; returns the exit code, None for 0.
@@ -30,11 +32,15 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
     """
     try:
         args: Any = tyro.cli(parse) if isinstance(parse, type) else parse(sys.argv[1:])
-        sys.exit(main(args))
+        code = main(args)
+        sys.stdout.flush()
+        sys.exit(code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(141)
         if not (line := _line_for_user(error)):
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -72,6 +78,18 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])) for line in lines)
     return "\n".join("  ".join(row) for row in rows)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of stdout or stderr is gone; what is still to be written there goes nowhere then."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream, 0)
+        if poll.poll(0):  # without events to wait for it tells errors alone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            gone = True
+    return gone
 
 
 def _line_for_user(error: Exception) -> str:

@@ -6,7 +6,6 @@ The first file is the one that the others are compared with. Policies rolled out
 episodes, so the seeds on which only one of the two succeeded tell more than the difference of two rates.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional
 
 from act.errors import ConfigError
+from envs.results import read_results
 from scripts.common import columns, run
 
 
@@ -31,32 +31,13 @@ class Args:
 def main(args: Args) -> None:
     if not args.results:
         raise ConfigError("no results were given; name files that rollout.py --json wrote")
-    runs = {path.stem: read(path) for path in args.results}
+    runs = {path.stem: read_results(path) for path in args.results}
     if len(runs) < len(args.results):
         raise ConfigError("two of the results have the same file name, by which they are named here; rename one")
     print(table(runs))
     if args.png is not None:
         plot(runs, args.png)
         print(f"picture: {args.png}")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What rollout.py wrote.
-
-    Raises:
-        ConfigError: no such file, or rollout.py did not write it.
-    """
-    results = {}
-    try:
-        results = json.loads(path.read_text())
-        known = "success_interval" in results["summary"] and "seed" in results["episodes"][0]
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (ValueError, KeyError, IndexError, TypeError):
-        known = False
-    if not known:
-        raise ConfigError(f"{path} does not hold results; rollout.py --json writes such files")
-    return results
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:

@@ -6,10 +6,10 @@
 It runs the three scripts one after the other and shows their command lines. Interrupted, it goes on where it was.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.results import read_results
 from scripts.common import run, step
 
 
@@ -65,7 +65,7 @@ def main(args: Args) -> None:
 
 
 def summary(out: Path, results: Path, seconds: dict[str, float]) -> str:
-    figures = json.loads(results.read_text())["summary"]
+    figures = read_results(results)["summary"]
     low, high = figures["success_interval"]
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     lines = [

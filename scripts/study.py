@@ -20,7 +20,7 @@ from act.errors import ConfigError
 from demos.episode import Episode, find_episodes
 from demos.figures import tool_paths
 from envs import env_id
-from envs.results import wilson_interval
+from envs.results import read_results, wilson_interval
 from scripts.common import run, step
 
 KINDS: dict[str, list[str]] = {
@@ -95,7 +95,7 @@ def study(args: Args, task: str, kind: str, seed: int) -> None:
     partial = results.with_suffix(".partial")
     rollout = ["--checkpoint", policy, "--episodes", args.rollouts, "--json", partial]
     step("rollout.py", *rollout, *shlex.split(args.rollout))
-    found = json.loads(partial.read_text())
+    found = read_results(partial)
     found["study"] = {"task": task, "kind": kind, "recipe": args.label, "seed": seed, "training_minutes": seconds / 60}
     results.write_text(json.dumps(found, indent=2))
     partial.unlink()
@@ -105,7 +105,7 @@ def gather(out: Path) -> list[dict[str, Any]]:
     """Rows of the table, in the order of `KINDS`: one for each task, kind and recipe, over its training seeds."""
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for path in sorted((out / "results").glob("*.json")):
-        found = json.loads(path.read_text())
+        found = read_results(path)
         about = found["study"]
         key = about["task"], list(KINDS).index(about["kind"]), about["recipe"]
         groups.setdefault(key, []).append(found)

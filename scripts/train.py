@@ -28,7 +28,7 @@ from act.policies import make_policy
 from act.policies.config import ACTConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder
-from act.train_config import FREE_ON_RESUME, TrainConfig
+from act.train_config import TrainConfig
 from demos.episode import find_episodes
 from demos.spec import EpisodeSpec
 from scripts.common import run
@@ -93,9 +93,13 @@ def parse(argv: list[str]) -> Args:
     first, _ = tyro.cli(_First, args=argv, add_help=False, return_unknown_args=True)
     stored = RunFolder(first.out).settings() if first.out and first.resume else None
     if stored:
-        defaults = {"out": first.out, "data": tuple(map(Path, stored["data"])), "preset": stored["preset"]}
-        defaults |= {"eval_episodes": stored["eval_episodes"]}
-        policy, training = _pick(ACTConfig, stored), _pick(TrainConfig, stored)
+        try:
+            defaults = {"out": first.out, "data": tuple(map(Path, stored["data"])), "preset": stored["preset"]}
+            defaults |= {"eval_episodes": stored["eval_episodes"]}
+            policy, training = _pick(ACTConfig, stored), _pick(TrainConfig, stored)
+        except (KeyError, TypeError, ConfigError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{first.out}/config.json is damaged ({reason}); put it back, or train anew") from error
     elif first.preset in PRESETS:
         defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset}
         policy, training = PRESETS[first.preset]
@@ -147,8 +151,7 @@ def train(args: Args, paths: Sequence[Path], world: "World") -> int:
 
     settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
-    free = FREE_ON_RESUME | ({"steps"} if config.schedule == "constant" else set())
-    world.on_main(lambda: folder.claim(settings, args.resume, free))
+    world.on_main(lambda: folder.claim(settings, args.resume, config.free_on_resume))
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     parameters = sum(p.numel() for p in policy.parameters())
     cached = dataset.cache(config.cache, device, world.local_size)

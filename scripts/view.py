@@ -7,9 +7,7 @@
 The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
 """
 
-import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from act.run_folder import find_checkpoint
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.record import spec_of
 from demos.writer import EpisodeWriter
+from envs.results import read_results
 from envs.rollout import make_vector_env, rollout
 from scripts import rollout as rollout_script
 from scripts.common import run
@@ -48,7 +47,8 @@ class Args:
 def main(args: Args) -> None:
     acts, settings, rows, paths = args.what.suffix == ".json", {}, [], []
     if acts:
-        settings, rows = _read_results(args.what)
+        results = read_results(args.what)
+        settings, rows = results["settings"], results["episodes"]
     else:
         paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
         check_dataset(paths)
@@ -93,16 +93,6 @@ def _check_shows(policy: "Policy", episode: Episode) -> None:
             f"{episode.path} does not go with the policy: {'; '.join(spec.differences(policy.spec))} "
             "(here: in the file, there: in the checkpoint)"
         )
-
-
-def _read_results(path: Path) -> tuple[dict, Sequence[dict]]:
-    try:
-        results = json.loads(path.read_text())
-        return results["settings"], results["episodes"]
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; scripts/rollout.py --json writes one") from error
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{path} is not what scripts/rollout.py writes with --json") from error
 
 
 def _label(row: dict) -> str:

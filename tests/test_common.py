@@ -35,6 +35,9 @@ def main(args):
         raise ValueError("a bug")
     if args.raises == "code":
         return 7
+    if args.raises == "talk":
+        for i in range(100_000):
+            print("line", i)
     if args.raises == "modules":
         print(*({"mujoco", "torch", "envs", "act", "demos"} & sys.modules.keys()))
 
@@ -82,3 +85,13 @@ def test_a_bug_keeps_its_traceback():
 
 def test_nothing_heavy_is_loaded():
     assert script("--raises", "modules").stdout.strip() == ""
+
+
+@pytest.mark.parametrize("words", ["", " --help"])
+def test_nobody_listening_any_more_is_no_error(words):
+    command = f'"$0" -c "$1" --raises talk{words} | head -1; echo ${{PIPESTATUS[0]}}'
+    run = subprocess.run(["bash", "-c", command, sys.executable, SCRIPT], capture_output=True, text=True)
+    assert run.stderr == ""
+    *_, code = run.stdout.split()
+    assert code in ("141", "0"), "0 where all had been written before"
+    assert words or run.stdout == "line 0\n141\n"

@@ -42,9 +42,7 @@ def test_rendering_works_whatever_is_imported_first():
     assert "mujoco" in loaded_by(code)
 
 
-SCRIPTS = sorted(
-    path for path in (Path(__file__).parents[1] / "scripts").glob("*.py") if "run(main" in path.read_text()
-)
+SCRIPTS = [path for path in Path(__file__).parents[1].glob("scripts/*.py") if "\ndef main(" in path.read_text()]
 SLOW = {"torch", "timm", "torchvision", "wandb"}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from envs.results import EpisodeResult, summarize
+
 TINY = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-style-layers", "1"]
 TINY += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
 TINY += ["--batch-size", "4", "--val-every", "3", "--save-every", "3", "--log-every", "2", "--warmup-steps", "2"]
@@ -94,6 +96,7 @@ def test_compare_counts_the_seeds_that_differ(line, tmp_path):
     for name, outcomes in {"base": (True, False, True), "other": (True, True, False)}.items():
         for episode, success in zip(results["episodes"], outcomes, strict=True):
             episode["success"] = success
+        results["summary"] |= summarize([EpisodeResult(**episode) for episode in results["episodes"]])
         (tmp_path / f"{name}.json").write_text(json.dumps(results))
     run = script("compare.py", "base.json", "other.json", "--png", "picture.png", folder=tmp_path)
     assert run.returncode == 0, run.stderr
@@ -152,7 +155,7 @@ def test_training_and_rollout_are_one_wandb_run(line):
         (["view.py", "empty"], "error: empty: no episodes in it"),
         (["view.py", "run/config.json"], "error: run/config.json is not what scripts/rollout.py writes with --json"),
         (["compare.py", "nowhere.json"], "error: nowhere.json: no such file"),
-        (["compare.py", "run/config.json"], "error: run/config.json does not hold results"),
+        (["compare.py", "run/config.json"], "error: run/config.json is not what scripts/rollout.py writes with --json"),
         (["rollout.py", "--checkpoint", "nowhere.pt"], "error: nowhere.pt: no such checkpoint"),
         (["rollout.py", "--checkpoint", "run", "--execute", "99"], "error: cannot execute 99 actions of a chunk of 20"),
     ],

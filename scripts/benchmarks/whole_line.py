@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from act.run_folder import RunFolder, write_atomically
+from envs.results import read_results
 from scripts.benchmarks.sizes import Sizes
 
 SCRIPTS = Path(__file__).parents[1]
@@ -78,7 +79,7 @@ def whole_line(
         subprocess.run([sys.executable, SCRIPTS / script, *map(str, flags)], check=True)
         figures[f"{step}_s"] = time.perf_counter() - start
         figures[f"{step}_command"] = " ".join(map(str, [script, *flags]))
-    figures |= json.loads(told.read_text())["summary"]
+    figures |= read_results(told)["summary"]
     rates = [record["train/samples_per_s"] for record in RunFolder(run).history() if "train/samples_per_s" in record]
     figures["samples_per_s"] = float(np.median(rates))
     return figures
