@@ -208,7 +208,8 @@ class CameraEncoder(nn.Module):
         if self.shift and self.training:
             shifts = self.draw_shifts(len(frames)).to(frames.device)
         elif self.shift and look is not None:
-            shifts = self.shift_of_look[look % len(self.shift_of_look)].expand(len(frames), 2)
+            # Not by indexing, which would wait for the device to tell the number.
+            shifts = self.shift_of_look.index_select(0, look.view(1) % len(self.shift_of_look)).expand(len(frames), 2)
         return self.encode(camera, frames, shifts)
 
     def _check(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
