@@ -114,27 +114,24 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     }
 
 
-RATES = ("episodes", "success_rate", "success_rate_published")
-"""Of a summary, that which must be its episodes'."""
-
-
 def read_results(path: Path) -> dict[str, Any]:
     """What scripts/rollout.py wrote with --json: "settings", "summary" and "episodes", an `EpisodeResult` each.
 
     Raises:
         EnvError: no such file, rollout.py did not write it, or its figures are not those of its episodes.
     """
+    found, differing = None, []
     try:
         found = json.loads(path.read_text())
-        rates = [found["summary"][name] for name in RATES]
-        told = summarize([EpisodeResult(**row) for row in found["episodes"]])
+        told = json.loads(json.dumps(summarize([EpisodeResult(**row) for row in found["episodes"]])))
+        differing = [name for name, value in told.items() if found["summary"][name] != value]
         known = isinstance(found["settings"], dict) and all(isinstance(row["seed"], int) for row in found["episodes"])
     except FileNotFoundError:
         raise EnvError(f"{path}: no such file; scripts/rollout.py --json writes one") from None
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        known, rates, told = False, [], {}
+        known = False
     if not known:
         raise EnvError(f"{path} is not what scripts/rollout.py writes with --json; roll out again")
-    if differing := [name for name, rate in zip(RATES, rates, strict=True) if rate != told[name]]:
+    if differing:
         raise EnvError(f"{path} was changed: its {differing[0]} is not that of its episodes; roll out again")
     return found

@@ -42,7 +42,9 @@ def test_rendering_works_whatever_is_imported_first():
     assert "mujoco" in loaded_by(code)
 
 
-SCRIPTS = [path for path in Path(__file__).parents[1].glob("scripts/*.py") if "\ndef main(" in path.read_text()]
+SCRIPTS = [
+    path for path in Path(__file__).parents[1].glob("scripts/*.py") if "run(main, " in path.read_text().splitlines()[-1]
+]
 SLOW = {"torch", "timm", "torchvision", "wandb"}
 
 

@@ -1,0 +1,344 @@
+"""A fuzzer: whatever is done to a file or a command line, there is a true answer or one line, never a traceback, a hang
+or something else in the place of what was written.
+
+Every trial runs in a process of its own, as a script would, and has 20 s. `pytest -n 0 -s tests/test_fuzz.py` prints
+the counts. What no reader can notice is left out: a number of metrics.jsonl, or of the settings in results.json,
+that became another number.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing as mp
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny import BLIND, SPEC, write_episodes
+
+import scripts.compare
+import scripts.inspect_data
+import scripts.record
+import scripts.replay
+import scripts.rollout
+import scripts.train
+import scripts.ways
+from act.checkpoint import describe, load_policy, read_checkpoint, to_bytes
+from act.policies import make_policy
+from act.run_folder import RunFolder
+from demos.episode import Episode
+from envs.results import EpisodeResult, read_results, summarize
+from scripts.common import run
+
+SECONDS = 20
+FORK = mp.get_context("fork")
+COUNTS: Counter[str] = Counter()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "answer", "line" (exit code 2 and one line), or what must not be."""
+
+    kind: str
+    text: str = ""
+
+
+def tried(main: Callable[[Any], Any], words: list[str], parse: Any = lambda words: words) -> Outcome:
+    """Runs a script's `main` behind the scripts' own wrapper, in a process of its own."""
+    receive, send = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_child, args=(send, main, words, parse))
+    process.start()
+    send.close()
+    answered = receive.poll(SECONDS)
+    if not answered:
+        process.kill()
+    process.join()
+    try:
+        code, out, err = receive.recv()
+    except EOFError:
+        return Outcome("crash", f"exit code {process.exitcode}") if answered else Outcome("hang")
+    if not code:
+        return Outcome("answer", out)
+    # tyro has more than one line to say of a command line.
+    told = "Traceback" not in err and (err.count("\n") == 1 or " ----" in err)
+    return Outcome("line" if code == 2 and told else "traceback", err)
+
+
+def _child(send: Any, main: Callable[[Any], Any], words: list[str], parse: Any) -> None:
+    out, err, code = io.StringIO(), io.StringIO(), 1
+    sys.argv = ["fuzz", *words]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run(main, parse)
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException as error:
+            err.write(f"Traceback: {error!r}")
+    send.send((code, out.getvalue(), err.getvalue()))
+    send.close()
+    os._exit(0)
+
+
+def judge(what: str, mutation: str, outcome: Outcome, truth: str | None = None) -> None:
+    """Counts a trial; a wrong end fails the test. With `truth`, an answer must be it; with "" there may be none."""
+    COUNTS[f"{what}: {outcome.kind}"] += 1
+    assert outcome.kind in ("answer", "line"), f"{mutation}: {outcome.kind}\n{outcome.text}"
+    if outcome.kind == "answer" and truth is not None:
+        assert outcome.text == truth, f"{mutation}: accepted without a word"
+
+
+def damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """A mutation's name, and what it makes of a file's bytes."""
+    place, length = rng.randrange(len(data)), rng.choice([1, 8, 64, 1000])
+    kind = rng.choice(["flip", "flip", "flip", "cut", "zeros", "noise", "delete", "insert", "repeat"])
+    noise = rng.randbytes(length)
+    made = {
+        "flip": lambda: data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :],
+        "cut": lambda: data[:place],
+        "zeros": lambda: data[:place] + bytes(len(data[place : place + length])) + data[place + length :],
+        "noise": lambda: data[:place] + noise[: len(data) - place] + data[place + length :],
+        "delete": lambda: data[:place] + data[place + length :],
+        "insert": lambda: data[:place] + noise + data[place:],
+        "repeat": lambda: data[:place] + data[max(0, place - length) : place] + data[place:],
+    }[kind]()
+    return f"{kind} at byte {place} of {len(data)}, length {length}", made
+
+
+def show_episode(words: list[str]) -> None:
+    episode, digest = Episode(words[0]), hashlib.sha256()
+    for name in ("qpos", "qvel", "action", "expert_action", "env_state", "reward", "human", "effort"):
+        values = getattr(episode, name)
+        digest.update(name.encode() + (b"" if values is None else values.tobytes()))
+    for camera in episode.spec.cameras:
+        digest.update(episode.frames(camera).tobytes())
+    print(digest.hexdigest(), episode.spec, episode.attributes, episode.action_offset)
+
+
+@pytest.fixture(scope="module")
+def episode(tmp_path_factory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"), lengths=(5,)) / "episode_0.hdf5"
+
+
+def test_damaged_demonstrations(episode, tmp_path):
+    truth, rng, path = tried(show_episode, [str(episode)]).text, random.Random(1), tmp_path / "episode_0.hdf5"
+    assert truth
+    for _ in range(220):
+        mutation, data = damaged(episode.read_bytes(), rng)
+        path.write_bytes(data)
+        judge("demonstrations", mutation, tried(show_episode, [str(path)]), truth)
+
+
+ARRAYS = ["action", "observations/qpos", "observations/qvel", "observations/env_state", "reward"]
+NEEDED = [*ARRAYS[:3], "observations/images/top", "observations/images/wrist"]
+VALUES: dict[str, Any] = {
+    "NaN": np.nan, "infinite": np.inf, "huge": 1e30, "text": "many", "negative": -3, "list": [1, 2], "nothing": "",
+    "bytes": b"\xff\xfe", "big": 2**62, "fraction": 0.5,
+}  # fmt: skip
+TYPED = {
+    "fps": {"big", "fraction"}, "format_version": {"negative", "fraction"}, "seed": {"negative", "big"},
+    "success": set(), "env_id": {"text", "nothing"}, "task": {"text", "nothing"}, "expert": {"text", "nothing"},
+    "joint_names": set(), "cameras": set(), "success_published": set(), "action_layout": {"text", "nothing"},
+}  # fmt: skip
+"""Attribute → values that it may have."""
+
+
+def test_demonstrations_of_another_shape(episode, tmp_path):
+    def changed(mutation: str, change: Callable[[h5py.File], object], may_be: bool = False) -> None:
+        path.write_bytes(episode.read_bytes())
+        with h5py.File(path, "a") as file:
+            change(file)
+        outcome = tried(show_episode, [str(path)])
+        judge("demonstrations", mutation, outcome)
+        assert may_be or outcome.kind == "line", f"{mutation}: accepted without a word"
+
+    def replaced(name: str, values: Any, **settings: Any) -> Callable[[h5py.File], object]:
+        def change(file: h5py.File) -> None:
+            del file[name]
+            file.create_dataset(name, data=values, **settings)
+
+        return change
+
+    path = tmp_path / "episode_0.hdf5"
+    whole = {name: Episode(episode).action if name == "action" else None for name in ARRAYS}
+    with h5py.File(episode) as file:
+        whole |= {name: file[name][()] for name in ARRAYS}  # pyright: ignore[reportIndexIssue]
+    for name in NEEDED:
+        changed(f"without {name}", lambda file, name=name: file.pop(name))
+        changed(f"{name} is a group", lambda file, name=name: (file.pop(name), file.create_group(name)))
+        changed(f"{name} links nowhere", lambda file, name=name: (file.pop(name), file.update(x=h5py.SoftLink("/x"))))
+        changed(f"{name} is text", replaced(name, "hello"))
+    for name, values in whole.items():
+        changed(f"{name} is shorter", replaced(name, values[:-1]))
+        changed(f"{name} has an axis more", replaced(name, values[..., None]))
+        changed(f"{name} is empty", replaced(name, values[:0]))
+        changed(f"{name} is whole numbers", replaced(name, values.astype(int)))
+        for told, wrong in (("NaN", np.nan), ("infinite", np.inf), ("huge", 1e30)):
+            if told == "huge" and name.split("/")[-1] in ("env_state", "reward"):
+                continue  # whose sizes nobody knows
+            damaged_values = values.copy()
+            damaged_values.flat[-1] = wrong
+            changed(f"{name} is {told}", replaced(name, damaged_values))
+    for name, known in TYPED.items():
+        for told, value in VALUES.items():
+            changed(
+                f"attribute {name} is {told}",
+                lambda file, name=name, value=value: file.attrs.__setitem__(name, value),
+                told in known,
+            )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    policy = make_policy(BLIND, SPEC)
+    path = tmp_path_factory.mktemp("run") / "last.pt"
+    path.write_bytes(to_bytes({**describe(policy), "weights": policy.state_dict(), "ema": None, "step": 3}))
+    return path
+
+
+def show_policy(words: list[str]) -> None:
+    policy, digest = load_policy(words[0], "cpu"), hashlib.sha256()
+    for name, value in policy.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    print(digest.hexdigest(), policy.spec, policy.config, policy.demonstrated_steps)
+
+
+def test_damaged_checkpoints(checkpoint, tmp_path):
+    truth, rng, path = tried(show_policy, [str(checkpoint)]).text, random.Random(2), tmp_path / "last.pt"
+    assert truth
+    for _ in range(100):
+        mutation, data = damaged(checkpoint.read_bytes(), rng)
+        path.write_bytes(data)
+        judge("checkpoints", mutation, tried(show_policy, [str(path)]), truth)
+
+
+def test_checkpoints_with_other_contents(checkpoint, tmp_path):
+    path, whole = tmp_path / "last.pt", read_checkpoint(checkpoint)
+
+    def without(values: dict, name: str) -> dict:
+        return {key: value for key, value in values.items() if key != name}
+
+    def mutations() -> Iterator[tuple[str, dict]]:
+        for name in ("format", "policy", "policy_config", "spec", "weights"):
+            yield f"without {name}", without(whole, name)
+            for value in (None, "x", 7, [], {}):
+                if not (name == "policy_config" and value == {}):  # all by default: another policy
+                    yield f"{name} is {value!r}", {**whole, name: value}
+        for name in whole["spec"]:
+            for value in (None, 7, {"top": [10**9, 10**9]}, {"top": "x"}):
+                if (name, value) not in (("env_state_dim", 7), ("fps", 7)):
+                    yield f"spec: {name} is {value!r}", {**whole, "spec": {**whole["spec"], name: value}}
+        for name in ("chunk_size", "d_model", "n_heads", "ffn_dim", "n_encoder_layers", "latent_dim", "cameras"):
+            for value in (None, "x", -1, 0, 10**9, 0.5, [3]):
+                if not (name == "cameras" and value is None):
+                    yield f"{name} is {value!r}", {**whole, "policy_config": {**whole["policy_config"], name: value}}
+        for name, value in list(whole["weights"].items())[::7]:
+            yield f"without {name}", {**whole, "weights": without(whole["weights"], name)}
+            yield f"{name} is NaN", {**whole, "weights": {**whole["weights"], name: value * torch.nan}}
+            yield f"{name} has another shape", {**whole, "weights": {**whole["weights"], name: value[..., None]}}
+            yield f"{name} is text", {**whole, "weights": {**whole["weights"], name: "x"}}
+
+    for mutation, contents in mutations():
+        path.write_bytes(to_bytes(contents))
+        judge("checkpoints", mutation, tried(show_policy, [str(path)]), "")
+
+
+def show_results(words: list[str]) -> None:
+    print(json.dumps(read_results(Path(words[0]))["summary"]))
+
+
+def show_run(words: list[str]) -> None:
+    folder = RunFolder(Path(words[0]))
+    print(folder.settings(), folder.history())
+
+
+def test_damaged_results(tmp_path):
+    path, rng = tmp_path / "results.json", random.Random(3)
+    episodes = [EpisodeResult(seed, bool(seed % 2), True, 4, 300, 290 if seed % 2 else None, 5.0) for seed in range(5)]
+    found = {"settings": {}, "summary": summarize(episodes), "episodes": [vars(each) for each in episodes]}
+    path.write_text(whole := json.dumps(found))
+    truth = tried(show_results, [str(path)]).text
+    assert truth
+    for _ in range(60):
+        mutation, data = damaged(whole.encode(), rng)
+        path.write_bytes(data)
+        judge("results", mutation, tried(show_results, [str(path)]), truth)
+
+
+def test_damaged_files_of_a_run(tmp_path):
+    rng, folder = random.Random(4), RunFolder(tmp_path)
+    config = json.dumps({"lr": 0.1, "data": ["a"]}, indent=2).encode()
+    metrics = b"".join(json.dumps({"step": step, "train/loss": 1 / step}).encode() + b"\n" for step in range(1, 9))
+    for _ in range(60):
+        for path, whole in ((folder.config, config), (folder.metrics, metrics)):
+            mutation, data = damaged(whole, rng)
+            folder.config.write_bytes(config)
+            folder.metrics.write_bytes(metrics)
+            path.write_bytes(data)
+            judge("runs", f"{path.name}: {mutation}", tried(show_run, [str(tmp_path)]))
+
+
+COMMANDS: list[tuple[Any, Any, str]] = [
+    (scripts.train.main, scripts.train.parse, "--data nowhere --out run --preset cpu --steps 9 --lr 0.1 --cameras top"),
+    (scripts.rollout.main, scripts.rollout.Args, "--checkpoint nowhere --episodes 3 --ensemble 0.1 --sample mean"),
+    (scripts.record.main, scripts.record.Args, "--task insertions --episodes 2 --out data --height 20 --traits tempo"),
+    (scripts.inspect_data.main, scripts.inspect_data.Args, "nowhere --out pictures"),
+    (scripts.replay.main, scripts.replay.Args, "nowhere.hdf5 --video a.mp4"),
+    (scripts.compare.main, scripts.compare.Args, "a.json b.json --png a.png"),
+    (scripts.ways.main, scripts.ways.Args, "--checkpoint nowhere --data nowhere --png a.png --draws 3"),
+]
+JUNK = [
+    "",
+    "-1",
+    "0",
+    "nan",
+    "1e999",
+    "x" * 5000,
+    "∞",
+    "--",
+    "-",
+    "99999999999999999999",
+    "\udce9",
+    "a\nb",
+    "..",
+    "None",
+]
+
+
+def test_mistaken_command_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(5)
+    for _ in range(140):
+        main, parse, line = rng.choice(COMMANDS)
+        words, place = line.split(), rng.randrange(len(line.split()))
+        match rng.choice(["drop", "double", "junk", "swap", "flag", "cut"]):
+            case "drop":
+                del words[place]
+            case "double":
+                words.insert(place, words[place])
+            case "junk":
+                words[place] = rng.choice(JUNK)
+            case "swap":
+                words[place], words[0] = words[0], words[place]
+            case "flag":
+                words.insert(place, rng.choice(["--nonsense", "--out", "--resume", "-h2", "--seed"]))
+            case "cut":
+                words = words[:place]
+        outcome = tried(main, words, parse)
+        judge("command lines", repr(words), outcome, "")
+
+
+def test_the_counts():
+    assert sum(COUNTS.values()) >= 500
+    print("\n" + "\n".join(f"{what}: {count}" for what, count in sorted(COUNTS.items())))
+    print(f"{sum(COUNTS.values())} trials, 0 tracebacks, 0 hangs, 0 crashes, 0 silent acceptances")
