@@ -120,7 +120,8 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         EnvError: no such file, rollout.py did not write it, or its figures are not those of its episodes.
     """
-    found, differing = None, []
+    found: dict[str, Any] = {}
+    differing: list[str] = []
     try:
         found = json.loads(path.read_text())
         told = json.loads(json.dumps(summarize([EpisodeResult(**row) for row in found["episodes"]])))
