@@ -42,7 +42,8 @@ class Stage:
             self.server = viser.ViserServer(host=host, port=port, label=title)
         self.url = f"http://{host}:{self.server.get_port()}"
         # No share button: it would let anybody in, through a tunnel.
-        self.server.gui.configure_theme(control_layout="fixed", control_width="large", show_share_button=False)
+        self.server.gui.configure_theme(control_width="large", show_share_button=False)
+        self.server.gui.main_panel.dock_right()
         self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
         self._scene: ViserMujocoScene | None = None
         if model is not None:
