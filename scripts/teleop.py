@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import UseAppendAction
+
 from act.chunking import RecedingHorizon
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
@@ -47,9 +49,12 @@ class Args:
     patience: int = 0
     """Steps without motion after which time stops until you move again, so that you may think; 0: never."""
     host: str = "127.0.0.1"
-    """Address to listen on. Everybody who reaches it can watch, and steer when nobody else does."""
+    """Address to listen on. 127.0.0.1: only this machine. Any other, such as 0.0.0.0: whoever has the printed address,
+    which then ends in a secret, can watch, and steer when nobody else does."""
     port: int = 8080
     """Port to listen on."""
+    allow_origin: UseAppendAction[tuple[str, ...]] = ()
+    """Scheme and host under which browsers reach the page too, such as https://lab.example of a proxy; repeatable."""
 
 
 def main(args: Args) -> None:
@@ -74,7 +79,7 @@ def main(args: Args) -> None:
     from scripts.pages.stage import Stage
     from scripts.pages.teleop import TeleopPage
 
-    stage = Stage(session.env.model, args.host, args.port, "Teleoperation")
+    stage = Stage(session.env.model, args.host, args.port, "Teleoperation", args.allow_origin)
     try:
         page = TeleopPage(session, stage, helper)
         print(f"open {stage.url} in a browser; Ctrl-C ends, saved episodes stay", flush=True)

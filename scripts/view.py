@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
@@ -39,9 +39,12 @@ class Args:
     checkpoint: Path | None = None
     """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default."""
     host: str = "127.0.0.1"
-    """Address to listen on. Everybody who reaches it can look."""
+    """Address to listen on. 127.0.0.1: only this machine. Any other, such as 0.0.0.0: whoever has the printed address,
+    which then ends in a secret, can look."""
     port: int = 8081
     """Port to listen on."""
+    allow_origin: UseAppendAction[tuple[str, ...]] = ()
+    """Scheme and host under which browsers reach the page too, such as https://lab.example of a proxy; repeatable."""
 
 
 def main(args: Args) -> None:
@@ -74,7 +77,7 @@ def main(args: Args) -> None:
             _check_shows(policy, first)
             if not acts:  # a rollout is no demonstration: it has no latent
                 latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
-        stage = Stage(None if env is None else env.model, args.host, args.port, "Episodes")
+        stage = Stage(None if env is None else env.model, args.host, args.port, "Episodes", args.allow_origin)
         try:
             page = ViewerPage(stage, sources, env, insight, latents)
             print(f"open {stage.url} in a browser; Ctrl-C ends", flush=True)

@@ -1,10 +1,8 @@
 """A page with the simulated world in 3-D, on viser with mjviser's scene."""
 
-import contextlib
 import copy
-import io
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mujoco
 import numpy as np
@@ -12,6 +10,7 @@ import viser
 from mjviser import ViserMujocoScene
 
 from envs import EnvError
+from scripts.pages.door import EVERYWHERE, TOKEN, Door, serve
 
 EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table
 PICTURE_WIDTH = 320  # pixels at least
@@ -22,15 +21,23 @@ class Stage:
 
     Args:
         model: whose bodies are shown, or None for a page without a world.
-        host: address to listen on; 127.0.0.1 lets in only this machine.
+        host: address to listen on; 127.0.0.1 lets in only this machine, any other whoever knows the token in `url`.
         port: to listen on; 0 picks a free one.
         title: of the page's panel.
+        origins: under which browsers reach the page too, such as https://lab.example.
 
     Raises:
-        EnvError: the port is taken.
+        EnvError: the port is taken, or one of `origins` is none.
     """
 
-    def __init__(self, model: mujoco.MjModel | None, host: str, port: int, title: str):  # pyright: ignore
+    def __init__(
+        self,
+        model: mujoco.MjModel | None,  # pyright: ignore
+        host: str,
+        port: int,
+        title: str,
+        origins: Iterable[str] = (),
+    ):
         with socket.socket() as probe:  # viser would silently take another port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -38,11 +45,13 @@ class Stage:
             except OSError as error:
                 raise EnvError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
             port = probe.getsockname()[1]
-        with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours says what to do
-            self.server = viser.ViserServer(host=host, port=port, label=title)
-        self.url = f"http://{host}:{self.server.get_port()}"
-        # No share button: it would let anybody in, through a tunnel.
-        self.server.gui.configure_theme(control_layout="fixed", control_width="large", show_share_button=False)
+        door = Door(host, port, origins)
+        self.server = serve(door, host, port, title)
+        name = socket.gethostname() if host in EVERYWHERE else host
+        self.url = f"http://{name}:{self.server.get_port()}" + (f"/?{TOKEN}={door.token}" if door.token else "")
+        # No share button: there is no tunnel to share.
+        self.server.gui.configure_theme(control_width="large", show_share_button=False)
+        self.server.gui.main_panel.dock_right()
         self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
         self._scene: ViserMujocoScene | None = None
         if model is not None:
