@@ -1,7 +1,8 @@
 """The file of one demonstration, as ACT and ALOHA lay it out: checked when opened. `demos.writer` writes it.
 
     /                               attributes: sim, and ours: format_version, env_id, task, fps, cameras, joint_names,
-                                    action_layout, seed, expert, success, success_published, max_reward, versions
+                                    action_layout, seed, expert, success, success_published, max_reward, versions;
+                                    of recordings also noise, first_seed, operator, traits, scene, code
     /action                         (T, J) float32, commanded at t      rad; grippers 0 closed … 1 open
     /observations/qpos, qvel        (T, J) float32, seen at t           rad, rad/s
     /observations/env_state         (T, E) float32, object poses        ours, optional

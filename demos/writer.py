@@ -80,7 +80,7 @@ class EpisodeWriter:
             action_layout=spec.action_layout,
             seed=seed,
             expert=expert,
-            versions=json.dumps(_versions()),
+            versions=json.dumps(versions()),
         )
         attribute.write(self._file, {**(attributes or {}), **told})
 
@@ -175,7 +175,8 @@ def _failures_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package and those that it records with, as far as they are installed."""
     found = {}
     for name in ("bimanual-act", "mujoco", "gymnasium", "numpy", "h5py"):
         with suppress(metadata.PackageNotFoundError):
