@@ -77,7 +77,7 @@ def _names(value: Any) -> bool:
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format_version": (lambda value: _whole(value, 1), "a whole number from 1 on"),
     **dict.fromkeys(("sim", "compress", "success", "success_published"), (_flag, "true or false")),
-    **dict.fromkeys(("env_id", "task", "action_layout", "expert", "versions"), (_text, "text")),
+    **dict.fromkeys(("env_id", "task", "action_layout", "expert"), (_text, "text")),
     "fps": (lambda value: _number(value) and 0 < value <= FASTEST, "a positive number of steps a second, such as 50.0"),
     "seed": (lambda value: _whole(value, 0), "a whole number from 0 on"),
     "cameras": (_names, "a list of names, text, each another"),

@@ -48,7 +48,7 @@ def find(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
     """
     place, way = file.id, ""
     for part in name.strip("/").split("/"):
-        key, way = part.encode(), f"{way}/{part}"
+        key, way = part.encode(errors="surrogateescape"), f"{way}/{part}"
         if not isinstance(place, h5g.GroupID) or not key or not place.links.exists(key):
             return None
         # Looked at before it is followed: it may lead to a FIFO, say.
