@@ -1,7 +1,8 @@
 """The file of one demonstration, as ACT and ALOHA lay it out: checked when opened. `demos.writer` writes it.
 
     /                               attributes: sim, and ours: format_version, env_id, task, fps, cameras, joint_names,
-                                    action_layout, seed, expert, success, success_published, max_reward, versions
+                                    action_layout, seed, expert, success, success_published, max_reward, versions;
+                                    of recordings also noise, first_seed, operator, traits, scene, code
     /action                         (T, J) float32, commanded at t      rad; grippers 0 closed … 1 open
     /observations/qpos, qvel        (T, J) float32, seen at t           rad, rad/s
     /observations/env_state         (T, E) float32, object poses        ours, optional
@@ -10,10 +11,15 @@
     /expert_action                  (T, J) float32, intended at t       ours, where it differs from what was commanded
     /human                          (T,) bool, a person acted at t      ours, where a person did in some steps
 
-Plain h5py reads these files as it reads those of https://github.com/tonyzhaozh/act. The reader also takes the
-originals, files of real robots (`sim` False, four cameras, `effort`) and the JPEG variant of
-https://github.com/MarkFzp/act-plus-plus (`compress` True; a frame is a row of bytes with zeros behind).
-No other module than these two opens HDF5.
+A flipped bit is noticed. Frames end in zlib's Adler-32, the other arrays are one chunk each with HDF5's Fletcher-32,
+and attributes, shapes and whatever else leads to them lie in the layout of HDF5 1.10 (2016), which has a checksum for
+each. Plain h5py reads these files as it reads those of https://github.com/tonyzhaozh/act; text attributes it gives as
+bytes, since text of any length, which it gives as str, would lie where no checksum reaches.
+
+The reader also takes files without checksums: our format version 1, the originals, files of real robots (`sim` False,
+four cameras, `effort`) and the JPEG variant of https://github.com/MarkFzp/act-plus-plus (`compress` True; a frame is a
+row of bytes with zeros behind). What an attribute must be stands in `demos.attribute`, what is not followed and not
+read at all in `demos.storage`. No other module than these opens HDF5.
 """
 
 import io
@@ -28,7 +34,11 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from demos.spec import ACTION_LAYOUT, ALOHA_JOINTS, FORMAT_VERSION, EpisodeError, EpisodeSpec
+from demos import attribute
+from demos.spec import ACTION_LAYOUT, ALOHA_JOINTS, FORMAT_VERSION, EpisodeError, EpisodeSpec, largest
+from demos.storage import check_size, find, refuse_special
+
+NOT_WHOLE = "is not a whole HDF5 file"
 
 
 class Episode:
@@ -59,7 +69,7 @@ class Episode:
         self.path = Path(path)
         self._file: h5py.File | None = None
         with self._reading() as file:
-            self.attributes: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
+            self.attributes: dict[str, Any] = attribute.read(file)
             get = self.attributes.get
             version = get("format_version", FORMAT_VERSION)
             if version > FORMAT_VERSION:
@@ -80,9 +90,8 @@ class Episode:
             self.env_state = self._array(file, "/observations/env_state", (self.length, "any"), optional=True)
             self.reward = self._array(file, "/reward", (self.length,), optional=True)
             self.human = self._array(file, "/human", (self.length,), optional=True, kind="b")
-            names = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else [f"joint_{i}" for i in range(joints)]
             self.spec = EpisodeSpec(
-                joint_names=tuple(get("joint_names", names)),
+                joint_names=self._joint_names(joints),
                 cameras=self._cameras(file),
                 fps=get("fps", 50.0),
                 env_id=get("env_id", ""),
@@ -90,8 +99,6 @@ class Episode:
                 env_state_dim=0 if self.env_state is None else self.env_state.shape[1],
                 action_layout=get("action_layout", ACTION_LAYOUT),
             )
-            if len(self.spec.joint_names) != joints:
-                raise self._error(f"attribute joint_names has {len(self.spec.joint_names)} names for {joints} joints")
 
     def frame(self, camera: str, t: int) -> np.ndarray:
         """One frame, (H, W, 3) uint8 RGB."""
@@ -122,7 +129,8 @@ class Episode:
         return frames
 
     def __enter__(self) -> "Episode":
-        self._file = h5py.File(self.path, "r")
+        with self._failures_named():
+            self._file = self._open()
         return self
 
     def __exit__(self, *_) -> None:
@@ -130,61 +138,94 @@ class Episode:
         self._file.close()
         self._file = None
 
+    def _open(self) -> h5py.File:
+        refuse_special(self.path)
+        return h5py.File(self.path, "r")
+
     @contextmanager
-    def _reading(self, failure: str = "is not a whole HDF5 file") -> Iterator[h5py.File]:
+    def _reading(self, failure: str = NOT_WHOLE) -> Iterator[h5py.File]:
+        with self._failures_named(failure), nullcontext(self._file) if self._file else self._open() as file:
+            yield file
+
+    @contextmanager
+    def _failures_named(self, failure: str = NOT_WHOLE) -> Iterator[None]:
         try:
-            with nullcontext(self._file) if self._file else h5py.File(self.path, "r") as file:
-                yield file
+            yield
         except FileNotFoundError as error:
             raise self._error("no such file") from error
-        except (OSError, RuntimeError, zlib.error) as error:
+        except (OSError, RuntimeError, KeyError, zlib.error) as error:
             raise self._error(f"{failure}; copy or record it again, or leave it out") from error
 
     def _error(self, what: str) -> EpisodeError:
         return EpisodeError(f"{self.path}: {what}")
 
     def _dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
-        dataset = file.get(name)
+        dataset = find(file, name)
         if not isinstance(dataset, h5py.Dataset):
             raise self._error(f"dataset {name} is missing")
         return dataset
 
     def _array(self, file: h5py.File, name: str, shape: tuple, optional: bool = False, kind: str = "f") -> Any:
         """A dataset, checked, as float32 or (kind "b") bool; a word in `shape` stands for any length."""
-        if optional and name not in file:
+        dataset = find(file, name)
+        if dataset is None and optional:
             return None
-        dataset = self._dataset(file, name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise self._error(f"dataset {name} is missing")
         if dataset.dtype.kind != kind:
             wanted = "floating point" if kind == "f" else "bool"
             raise self._error(f"{name} has dtype {dataset.dtype}; it must be {wanted}")
-        fits = [n == m for n, m in zip(shape, dataset.shape, strict=False) if isinstance(n, int)]
-        if dataset.ndim != len(shape) or not all(fits):
+        given = tuple(dataset.shape or ())
+        fits = [n == m for n, m in zip(shape, given, strict=False) if isinstance(n, int)]
+        if len(given) != len(shape) or not all(fits):
             wanted = f"({', '.join(map(str, shape))})" + (", as qpos has it" if fits else "")
-            raise self._error(f"{name} has shape {dataset.shape}; it must be {wanted}")
-        if not dataset.size:
-            raise self._error(f"{name} is empty, of shape {dataset.shape}; an episode has at least one step")
-        array = dataset.astype(np.float32 if kind == "f" else bool)[()]
+            raise self._error(f"{name} has shape {given}; it must be {wanted}")
+        if 0 in given:
+            raise self._error(f"{name} is empty, of shape {given}; an episode has at least one step")
+        check_size(file, name, dataset)
+        with self._failures_named(f"{name} is damaged"):
+            array = dataset.astype(np.float32 if kind == "f" else bool)[()]
         if not np.isfinite(array).all():
             step = np.argwhere(~np.isfinite(array))[0][0]
             raise self._error(f"{name} has NaN or infinite values, first at step {step}; leave this file out")
+        bound = largest(name.rpartition("/")[2], self.attributes.get("action_layout"))
+        if (beyond := np.abs(array) > bound).any():
+            step, *column = np.argwhere(beyond)[0]
+            who = self._joint_names(array.shape[1])[column[0]] if column and "env_state" not in name else "an object"
+            raise self._error(
+                f"{name} has {array[step, *column]:g} for {who} at step {step}; it can be {bound:g} at most, "
+                "either way; mend it or leave this file out"
+            )
         return array
+
+    def _joint_names(self, joints: int) -> tuple[str, ...]:
+        default = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else [f"joint_{i}" for i in range(joints)]
+        names = tuple(self.attributes.get("joint_names", default))
+        if len(names) != joints:
+            raise self._error(f"attribute joint_names has {len(names)} names for {joints} joints")
+        return names
 
     def _cameras(self, file: h5py.File) -> dict[str, tuple[int, int]]:
         """Camera → (height, width), each checked by its header alone, so that opening stays fast."""
         jpeg = bool(self.attributes.get("compress", False))
-        group = file.get("/observations/images")
+        group = find(file, "/observations/images")
         stored = [str(name) for name in group] if isinstance(group, h5py.Group) else []
         # Some robots keep depth images beside the colour images, under such names.
         colour = [name for name in stored if not name.endswith("_depth")]
         cameras: dict[str, tuple[int, int]] = {}
         for camera in self.attributes.get("cameras", colour):
             name = f"/observations/images/{camera}"
+            if camera not in stored:
+                known = ", ".join(stored) or "none"
+                raise self._error(f"attribute cameras names {camera}, but {name} is missing; the cameras are: {known}")
             images = self._dataset(file, name)
             if images.dtype != np.uint8:
                 raise self._error(f"{name} has dtype {images.dtype}; frames must be uint8")
-            if images.ndim != (2 if jpeg else 4) or (not jpeg and images.shape[3] != 3):
+            shape = tuple(images.shape or ())
+            if len(shape) != (2 if jpeg else 4) or (not jpeg and shape[3:] != (3,)) or 0 in shape[1:]:
                 wanted = "(T, bytes of a JPEG image)" if jpeg else "(T, height, width, 3)"
-                raise self._error(f"{name} has shape {images.shape}; it must be {wanted}")
+                raise self._error(f"{name} has shape {shape}; it must be {wanted}")
+            check_size(file, name, images, frames=True)
             if len(images) != self.length:
                 raise self._error(f"{name} has {len(images)} frames; this file's qpos has {self.length} steps")
             cameras[camera] = self._decode(name, 0, images[0]).shape[:2] if jpeg else images.shape[1:3]
@@ -196,7 +237,7 @@ class Episode:
             with Image.open(io.BytesIO(row.tobytes())) as image:
                 # The originals hand RGB to OpenCV, which takes it for BGR, when they write and again when they read.
                 return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise self._error(f"{name}: frame {t} is not a JPEG image") from error
 
 
@@ -209,6 +250,8 @@ def find_episodes(folder: str | Path) -> list[Path]:
     numbered = sorted((int(match[1]), path) for path, match in named.items() if match)
     if not numbered:
         raise EpisodeError(f"{folder}: no episodes in it; their files are named episode_0.hdf5, episode_1.hdf5, …")
+    for _, path in numbered:
+        refuse_special(path)
     return [path for _, path in numbered]
 
 
@@ -220,8 +263,3 @@ def check_dataset(paths: Sequence[str | Path]) -> EpisodeSpec:
         if differences := Episode(path).spec.differences(spec):
             raise EpisodeError(f"{path} does not go with {first}: {'; '.join(differences)}")
     return spec
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as h5py gives it → text, numbers, booleans or a list of them."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

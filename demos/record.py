@@ -20,8 +20,9 @@ from gymnasium.vector import SyncVectorEnv
 from demos.episode import Episode, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
+from demos.origin import changes, origin
 from demos.spec import EpisodeError, EpisodeSpec
-from demos.writer import EpisodeWriter
+from demos.writer import EpisodeWriter, versions
 from envs.aloha import FPS, JOINT_NAMES
 from envs.bimanual import BimanualEnv
 from envs.rollout import make_vector_env, rollout
@@ -103,11 +104,12 @@ def record(
         wait: returns when all of them have called it.
 
     Raises:
-        EpisodeError: the folder holds episodes recorded with other settings, or the expert fails on and on.
+        EpisodeError: the folder holds episodes recorded with other settings, by other code, in another scene or with
+            other versions of what matters (see `demos.origin`), or the expert fails on and on.
         EnvError: unknown task or camera.
     """
     recorder = _Recorder(config, folder)
-    recorded, rejected, seed = _resume(config, recorder.spec, folder)
+    recorded, rejected, seed = _resume(config, recorder.spec, recorder.origin, folder)
     pending = folder / PENDING
     if rank == 0:
         shutil.rmtree(pending, ignore_errors=True)
@@ -179,7 +181,7 @@ class _Elsewhere:
         return None
 
 
-def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int, int, int]:
+def _resume(config: RecordConfig, spec: EpisodeSpec, now: dict[str, str], folder: Path) -> tuple[int, int, int]:
     """Episodes recorded and seeds rejected so far, and the next seed to try."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -188,17 +190,33 @@ def _resume(config: RecordConfig, spec: EpisodeSpec, folder: Path) -> tuple[int,
         return 0, 0, config.first_seed
     first, last = Episode(paths[0]), Episode(paths[-1])
     differences = first.spec.differences(spec)
-    for name, given in _attributes(config).items():
-        there = first.attributes.get(name, "")  # older files name no operator
-        if there != given:
-            differences.append(f"{name} is {there} here, {given} there")
+    older = {"operator": "", "traits": ""}  # files of ours before there were any
+    for name, given in {"expert": _expert(config), **_attributes(config)}.items():
+        told = first.attributes.get(name, older.get(name, "not told"))
+        if told != given:
+            differences.append(f"{name} is {_word(told)} here, {_word(given)} there")
     if differences:
         raise EpisodeError(
             f"{folder} holds episodes with other settings (here: in the folder, there: asked for): "
             f"{'; '.join(differences)}. Give the same settings to resume, or another folder"
         )
-    assert last.seed is not None
+    # Of the last one: the first may be from before episodes told it.
+    if changed := changes(last.attributes, now, versions()):
+        raise EpisodeError(
+            f"{folder}: what determines its episodes has changed (here: in the folder, there: now): "
+            f"{'; '.join(changed)}. Go back to what recorded it, or name another folder"
+        )
+    if last.seed is None:
+        raise EpisodeError(f"{last.path}: does not tell its seed, so the next one is unknown; name another folder")
     return len(paths), last.seed + 1 - config.first_seed - len(paths), last.seed + 1
+
+
+def _word(value: object) -> object:
+    return "none" if value == "" else value
+
+
+def _expert(config: RecordConfig) -> str:
+    return config.operator or "scripted"
 
 
 def _attributes(config: RecordConfig) -> dict[str, int | float | str]:
@@ -219,13 +237,16 @@ class _Recorder:
         self.venv = make_vector_env(config.env_id, cameras=config.cameras, horizon=horizon)
         assert isinstance(self.venv, SyncVectorEnv)
         self.spec = spec_of(self.venv.envs[0])
+        env = self.venv.envs[0].unwrapped
+        assert isinstance(env, BimanualEnv)
+        self.origin = origin(env, self.expert)
 
     def __call__(self, seed: int) -> Path | None:
         """Record the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
         path = self.folder / PENDING / f"seed_{seed}.hdf5"
         config, expert = self.config, self.expert
-        name = config.operator or "scripted"
-        with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=_attributes(config)) as writer:
+        name, attributes = _expert(config), _attributes(config) | self.origin
+        with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=attributes) as writer:
             for step in rollout(self.venv, expert, [seed], always_look=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
                 intended = expert.intended[0] if config.noise and expert.intended is not None else None

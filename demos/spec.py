@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT_VERSION = 1  # of the file, see demos/episode.py
+FORMAT_VERSION = 2  # of the file, see demos/episode.py; 1 had no checksums
 ACTION_LAYOUT = "absolute joint position targets [rad], grippers 0 closed .. 1 open"
 ALOHA_JOINTS = tuple(
     f"{side}_{joint}"
     for side in ("left", "right")
     for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 )
+
+TURNS = 100.0  # rad, sixteen turns: no joint of an arm goes so far; openings and places in metres stay below, too
+COUNTS = (
+    2.0**24
+)  # for files that name no unit: degrees, millimetres and what encoders count (4096 a turn, some 24 bits)
 
 
 class EpisodeError(ValueError):
@@ -57,3 +62,13 @@ class EpisodeSpec:
             "fps": f"{self.fps:g}",
             **{name: repr(getattr(self, name)) for name in ("env_id", "task", "action_layout")},
         }
+
+
+def largest(name: str, action_layout: str | None) -> float:
+    """The largest magnitude that a value of the array `name` can have; what lies beyond is an accident.
+
+    Radians are believed only where the file says so; velocities and efforts come in units of their own, so for them
+    the bound is a thousand times wider. A reward may be anything.
+    """
+    bound = TURNS if action_layout == ACTION_LAYOUT else COUNTS
+    return {"qvel": 1000 * bound, "effort": 1000 * bound, "reward": float("inf")}.get(name, bound)

@@ -11,10 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from demos import attribute
 from demos.partial import PartialFile
-from demos.spec import FORMAT_VERSION, EpisodeError, EpisodeSpec
+from demos.spec import FORMAT_VERSION, EpisodeError, EpisodeSpec, largest
 
 SEEN = ("qpos", "qvel", "env_state")
+LIBVER = ("v110", "v110")  # of HDF5: the oldest layout in which whatever leads to the data has a checksum
 GZIP_LEVEL = 1  # 400 frames of 480 × 640 of the transfer cube: 15 MB, 3 ms to write one; level 6: 10 MB, 6 ms
 
 
@@ -51,10 +53,11 @@ class EpisodeWriter:
         self._shapes = {"qpos": joints, "qvel": joints, "action": joints, "reward": ()}
         if spec.env_state_dim:
             self._shapes["env_state"] = (spec.env_state_dim,)
+        self._action_layout = spec.action_layout
         self._steps: dict[str, list[np.ndarray]] = {name: [] for name in self._shapes}
         with _failures_named(self.path):
             self._disk = PartialFile(self.path)
-        self._file = h5py.File(self._disk, "w")
+        self._file = h5py.File(self._disk, "w", libver=LIBVER)
         self._images = {
             name: self._file.create_dataset(
                 f"observations/images/{name}",
@@ -66,20 +69,20 @@ class EpisodeWriter:
             )
             for name, (height, width) in spec.cameras.items()
         }
-        self._file.attrs.update(
-            attributes or {},
+        told = dict(
             sim=True,
             format_version=FORMAT_VERSION,
             env_id=spec.env_id,
             task=spec.task,
             fps=spec.fps,
-            cameras=np.array(list(spec.cameras), h5py.string_dtype()),
-            joint_names=np.array(spec.joint_names, h5py.string_dtype()),
+            cameras=list(spec.cameras),
+            joint_names=list(spec.joint_names),
             action_layout=spec.action_layout,
             seed=seed,
             expert=expert,
-            versions=json.dumps(_versions()),
+            versions=json.dumps(versions()),
         )
+        attribute.write(self._file, {**(attributes or {}), **told})
 
     def append(
         self,
@@ -108,6 +111,10 @@ class EpisodeWriter:
                     raise EpisodeError(
                         f"{self.path}: step {t}: {name} has {given}; it must be finite, of shape {shape}"
                     )
+                if (most := np.abs(value).max(initial=0.0)) > (bound := largest(name, self._action_layout)):
+                    raise EpisodeError(
+                        f"{self.path}: step {t}: {name} has a value of size {most:g}; {bound:g} is the most"
+                    )
                 self._steps[name].append(value)
             for name, images in self._images.items():
                 frame, shape = values[f"images/{name}"], images.shape[1:]
@@ -127,12 +134,12 @@ class EpisodeWriter:
             if not self._steps["action"]:
                 raise EpisodeError(f"{self.path}: has no steps; append at least one before close")
             for name, steps in self._steps.items():
-                values = np.stack(steps)
-                self._file[f"observations/{name}" if name in SEEN else name] = values > 0 if name == "human" else values
+                values = np.stack(steps) > 0 if name == "human" else np.stack(steps)
+                name = f"observations/{name}" if name in SEEN else name
+                self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
             max_reward = float(max(self._steps["reward"]))
-            self._file.attrs.update(
-                attributes or {}, success=success, success_published=success_published, max_reward=max_reward
-            )
+            told = dict(success=success, success_published=success_published, max_reward=max_reward)
+            attribute.write(self._file, {**(attributes or {}), **told})
             self._file.close()
             self._disk.complete()
         return self.path
@@ -168,7 +175,8 @@ def _failures_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package and those that it records with, as far as they are installed."""
     found = {}
     for name in ("bimanual-act", "mujoco", "gymnasium", "numpy", "h5py"):
         with suppress(metadata.PackageNotFoundError):

@@ -195,7 +195,10 @@ def set_value(name: str, step: int, value: float):
     ("change", "message"),
     [
         (lambda root: root.pop("action"), "dataset /action is missing"),
-        (lambda root: root.pop("observations/images/top"), "dataset /observations/images/top is missing"),
+        (
+            lambda root: root.pop("observations/images/top"),
+            "attribute cameras names top, but /observations/images/top is missing; the cameras are: angle",
+        ),
         (
             replace("observations/qpos", np.zeros(6, np.float32)),
             "/observations/qpos has shape (6,); it must be (steps, joints)",
@@ -227,7 +230,7 @@ def set_value(name: str, step: int, value: float):
         ),
         (
             lambda root: root.attrs.update(format_version=9),
-            "has format version 9; this toolkit reads up to version 1",
+            "has format version 9; this toolkit reads up to version 2",
         ),
         (
             lambda root: root.attrs.update(joint_names=["waist"]),

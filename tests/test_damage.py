@@ -1,0 +1,412 @@
+"""Laws of what is not believed: flipped bits, impossible values, attributes of another kind, data kept elsewhere."""
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_episode import SPEC, STEPS, steps, write, write_original
+
+from demos.episode import Episode, find_episodes
+from demos.spec import ACTION_LAYOUT, EpisodeError, EpisodeSpec
+from demos.writer import EpisodeWriter
+
+SMALL = [
+    "action",
+    "expert_action",
+    "human",
+    "observations/env_state",
+    "observations/qpos",
+    "observations/qvel",
+    "reward",
+]
+FRAMES = [f"observations/images/{camera}" for camera in SPEC.cameras]
+AGAIN = "copy or record it again, or leave it out"
+
+
+def write_all(path: Path) -> Path:
+    """A file with every array that there is."""
+    with EpisodeWriter(path, SPEC, seed=3, expert="waypoints", attributes={"noise": 0.25}) as writer:
+        for t, (observation, action, reward) in enumerate(steps()):
+            writer.append(observation, action, reward, expert_action=-action, human=t % 2 == 0)
+        return writer.close(success=True, success_published=False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_all(tmp_path / "episode_0.hdf5")
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(EpisodeError) as caught:
+        act()
+    return str(caught.value)
+
+
+def everything(path: Path) -> list:
+    episode = Episode(path)
+    arrays = [getattr(episode, name.rpartition("/")[2]) for name in SMALL]
+    with episode:
+        arrays += [episode.frames(camera) for camera in episode.spec.cameras]
+    return [repr(episode.spec), repr(episode.attributes), *(array.tobytes() for array in arrays)]
+
+
+# Flipped bits
+
+
+def chunks(path: Path, name: str) -> list[tuple[int, int]]:
+    """Where the chunks of a dataset lie in the file: (offset, size) of each."""
+    with h5py.File(path, "r") as root:
+        stored = root[name].id  # pyright: ignore[reportAttributeAccessIssue]
+        infos = [stored.get_chunk_info(i) for i in range(stored.get_num_chunks())]
+    return [(info.byte_offset, info.size) for info in infos]
+
+
+def flip(path: Path, byte: int, bit: int) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[byte] ^= 1 << bit
+    path.write_bytes(whole)
+
+
+def test_every_array_of_a_file_is_looked_at_here(path: Path):
+    found = []
+    with h5py.File(path, "r") as root:
+        root.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    assert sorted(found) == sorted(SMALL + FRAMES)
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.99])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_flipped_bit_of_a_small_array_is_noticed_at_opening(path: Path, name: str, place: float, bit: int):
+    ((offset, size),) = chunks(path, name)
+    flip(path, offset + int(place * size), bit)
+    assert refusal(lambda: Episode(path)) == f"{path}: /{name} is damaged; {AGAIN}"
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.99])
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_flipped_bit_of_a_frame_is_noticed_as_it_is_read(path: Path, name: str, place: float, bit: int):
+    offset, size = chunks(path, name)[2]
+    flip(path, offset + int(place * size), bit)
+    episode, camera = Episode(path), name.rpartition("/")[2]
+    assert episode.frame(camera, 1).shape == (*SPEC.cameras[camera], 3)
+    assert refusal(lambda: episode.frame(camera, 2)) == f"{path}: /{name} is damaged; {AGAIN}"
+    with (
+        h5py.File(path, "r") as root,
+        pytest.raises(OSError, match="filter returned failure"),
+    ):  # plain h5py notices, too
+        root[name][2]  # pyright: ignore[reportIndexIssue]
+
+
+@pytest.mark.parametrize("packed", [{"shuffle": True}, {"chunks": (2, 12, 16, 3)}])
+def test_frames_that_hdf5_unpacks_are_checked_as_well(path: Path, packed: dict):
+    """Episode.frames unpacks our own layout itself, and leaves any other to HDF5."""
+    name = "observations/images/top"
+    with h5py.File(path, "r+") as root:
+        frames = root[name][()]  # pyright: ignore[reportIndexIssue]
+        del root[name]
+        root.create_dataset(name, data=frames, **{"chunks": (1, 12, 16, 3), "compression": "gzip", **packed})
+    np.testing.assert_array_equal(Episode(path).frames("top"), frames)
+    offset, size = chunks(path, name)[0]
+    flip(path, offset + size // 2, 4)
+    assert refusal(lambda: Episode(path).frame("top", 0)) == f"{path}: /{name} is damaged; {AGAIN}"
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(path: Path):
+    """Attributes, shapes, types and addresses, too. Some bytes of a file mean nothing."""
+    whole, expected, lines = path.read_bytes(), everything(path), []
+    places = range(0, len(whole), 31)
+    for byte in places:
+        flip(path, byte, byte % 8)
+        try:
+            assert everything(path) == expected
+        except EpisodeError as error:
+            lines.append(str(error))
+        path.write_bytes(whole)
+    assert len(lines) > 0.9 * len(places)
+    assert all(re.search("is damaged|is not a whole HDF5 file", line) for line in lines)
+
+
+@pytest.mark.parametrize("text", ["transfer the cube", "BimanualTransferCube", "left_waist", "waypoints"])
+def test_flipped_bits_of_text_attributes_are_noticed(path: Path, text: str):
+    flip(path, path.read_bytes().index(text.encode()), 1)
+    assert refusal(lambda: Episode(path)) == f"{path}: is not a whole HDF5 file; {AGAIN}"
+
+
+def test_old_files_without_checksums_are_read(tmp_path: Path):
+    """As the first format version wrote them: HDF5's earliest layout, text of any length, no filter."""
+    new, old = Episode(write_all(tmp_path / "episode_0.hdf5")), tmp_path / "episode_1.hdf5"
+    with h5py.File(new.path, "r") as source, h5py.File(old, "w", libver="earliest") as root:
+        for name in SMALL:
+            root[name] = source[name][()]  # pyright: ignore[reportIndexIssue]
+        for name in FRAMES:
+            source.copy(name, root, name)
+        for name, value in new.attributes.items():
+            root.attrs[name] = value
+        root.attrs["format_version"] = 1
+    assert Episode(old).spec == new.spec
+    assert Episode(old).attributes == new.attributes | {"format_version": 1}
+    assert everything(old)[2:] == everything(new.path)[2:]
+
+
+# Values that cannot be
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("action", 1e30, "/action has 1e+30 for left_elbow at step 4; it can be 100 at most, either way; mend it"),
+        ("observations/qpos", -101.0, "/observations/qpos has -101 for left_elbow at step 4; it can be 100 at most"),
+        ("observations/qvel", 1e30, "/observations/qvel has 1e+30 for left_elbow at step 4; it can be 100000 at most"),
+        (
+            "expert_action",
+            1e30,
+            "/expert_action has 1e+30 for left_elbow at step 4; it can be 100 at most, either way; mend it",
+        ),
+        ("observations/env_state", 1e30, "/observations/env_state has 1e+30 for an object at step 4; it can be 100"),
+    ],
+)
+def test_values_that_no_joint_can_have_are_refused(path: Path, name: str, value: float, message: str):
+    with h5py.File(path, "r+") as root:
+        root[name][4, 2] = value  # pyright: ignore[reportIndexIssue]
+    assert refusal(lambda: Episode(path)).startswith(f"{path}: {message}")
+
+
+def test_files_that_name_no_unit_may_have_any(tmp_path: Path):
+    """Degrees, millimetres, counts of encoders: not ours, but somebody's."""
+    path = tmp_path / "episode_0.hdf5"
+    write_original(path, sim=False)
+    with h5py.File(path, "r+") as root:
+        root["observations/qpos"][:, 0] = 1_048_575  # pyright: ignore[reportIndexIssue]
+        root["observations/effort"][:, 0] = -2e9  # pyright: ignore[reportIndexIssue]
+    assert Episode(path).qpos[0, 0] == 1_048_575
+    with h5py.File(path, "r+") as root:
+        root["observations/qpos"][1, 13] = 1e30  # pyright: ignore[reportIndexIssue]
+    message = "/observations/qpos has 1e+30 for right_gripper at step 1; it can be 1.67772e+07 at most"
+    assert refusal(lambda: Episode(path)).startswith(f"{path}: {message}")
+
+
+def test_the_writer_refuses_them_first(tmp_path: Path):
+    (observation, action, reward), path = next(steps()), tmp_path / "episode_0.hdf5"
+    writer = EpisodeWriter(path, SPEC, seed=0, expert="x")
+    line = refusal(lambda: writer.append({**observation, "qvel": np.full(14, 2e5)}, action, reward))
+    assert line == f"{path}: step 0: qvel has a value of size 200000; 100000 is the most"
+
+
+# Attributes
+
+
+NAMES = "a list of names, text, each another"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fps", "fast", "is 'fast'; it must be a positive number of steps a second, such as 50.0"),
+        ("fps", 0, "is 0; it must be a positive number of steps a second, such as 50.0"),
+        ("fps", -50.0, "is -50.0; it must be a positive number of steps a second, such as 50.0"),
+        ("fps", np.nan, "is nan; it must be a positive number of steps a second, such as 50.0"),
+        ("fps", [50.0], "is [50.0]; it must be a positive number of steps a second, such as 50.0"),
+        ("format_version", "x", "is 'x'; it must be a whole number from 1 on"),
+        ("format_version", 1.5, "is 1.5; it must be a whole number from 1 on"),
+        ("seed", "x", "is 'x'; it must be a whole number from 0 on"),
+        ("seed", -1, "is -1; it must be a whole number from 0 on"),
+        ("success", "maybe", "is 'maybe'; it must be true or false"),
+        ("success_published", 2, "is 2; it must be true or false"),
+        ("sim", "yes", "is 'yes'; it must be true or false"),
+        ("compress", "no", "is 'no'; it must be true or false"),
+        ("expert", 7, "is 7; it must be text"),
+        ("env_id", 7, "is 7; it must be text"),
+        ("task", [1, 2], "is [1, 2]; it must be text"),
+        ("action_layout", False, "is False; it must be text"),
+        ("task", h5py.Empty("f4"), "is Empty(dtype=dtype('<f4')); it must be text"),
+        ("joint_names", range(14), f"is [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]; it must be {NAMES}"),
+        ("joint_names", ["a"] * 2, f"is ['a', 'a']; it must be {NAMES}"),
+        ("cameras", [1, 2], f"is [1, 2]; it must be {NAMES}"),
+        ("cameras", "top", f"is 'top'; it must be {NAMES}"),
+        ("cameras", [""], f"is ['']; it must be {NAMES}"),
+        (
+            "cameras",
+            ["top", "wrist"],
+            "names wrist, but /observations/images/wrist is missing; the cameras are: angle, top",
+        ),
+    ],
+)
+def test_attributes_of_another_kind_are_named(path: Path, name: str, value: object, message: str):
+    with h5py.File(path, "r+") as root:
+        root.attrs[name] = value
+    assert refusal(lambda: Episode(path)) == f"{path}: attribute {name} {message}"
+
+
+def test_text_in_all_letters_and_empty_lists_survive(tmp_path: Path):
+    spec = EpisodeSpec(("Gelenk ä", "関節"), {}, task="Würfel übergeben")
+    assert Episode(write(tmp_path / "episode_0.hdf5", spec)).spec == spec
+    assert spec.action_layout == ACTION_LAYOUT
+
+
+# Sizes
+
+
+def give(name: str, shape: tuple[int, ...], dtype: str = "f4", **more) -> Callable[[h5py.File], None]:
+    def change(root: h5py.File) -> None:
+        del root[name]
+        root.create_dataset(name, shape, dtype, **more)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            give("observations/qpos", (10**9, 14)),
+            "/observations/qpos has 1000000000 steps; an episode has at most 1000000",
+        ),
+        (
+            give("observations/qpos", (10**9, 14), chunks=(1, 14), compression="gzip"),
+            "/observations/qpos has 1000000000 steps; an episode has at most 1000000",
+        ),
+        (
+            give("observations/qpos", (1000, 10**9)),
+            "/observations/qpos needs 4000000000000 bytes of memory, shape (1000, 1000000000); it must be 1073741824 "
+            "at most",
+        ),
+        (
+            give("reward", (STEPS,), chunks=(10**9,), maxshape=(None,)),
+            "/reward needs 4000000000 bytes of memory, shape (6,); it must be 1073741824 at most",
+        ),
+        (
+            give("observations/images/top", (STEPS, 10**5, 10**5, 3), "u1"),
+            "/observations/images/top has frames of 30000000000 bytes, shape (6, 100000, 100000, 3); a frame has at "
+            "most 268435456",
+        ),
+        (
+            give("observations/images/top", (STEPS, 0, 16, 3), "u1"),
+            "/observations/images/top has shape (6, 0, 16, 3); it must be (T, height, width, 3)",
+        ),
+        (
+            give("action", (STEPS, 14)),
+            "/action was written only in part: 0 of 336 bytes are there; leave it out",
+        ),
+        (
+            give("observations/images/top", (STEPS, 12, 16, 3), "u1", chunks=(1, 12, 16, 3), compression="gzip"),
+            "/observations/images/top was written only in part: 0 of 6 chunks are there; leave it out",
+        ),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_asked_for(path: Path, change, message: str):
+    with h5py.File(path, "r+") as root:
+        change(root)
+    assert path.stat().st_size < 100_000
+    assert refusal(lambda: Episode(path)) == f"{path}: {message}"
+
+
+# What is elsewhere
+
+
+def external(root: h5py.File, name: str, target: Path) -> None:
+    shape = root[name].shape  # pyright: ignore[reportAttributeAccessIssue]
+    del root[name]
+    root.create_dataset(name, shape, "f4", external=[(str(target), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(root: h5py.File, name: str, target: Path) -> None:
+    layout = h5py.VirtualLayout((STEPS, 14), "f4")
+    layout[:] = h5py.VirtualSource(str(target), name, (STEPS, 14))
+    del root[name]
+    root.create_virtual_dataset(name, layout)
+
+
+def link(to) -> Callable[[h5py.File, str, Path], None]:
+    def change(root: h5py.File, name: str, target: Path) -> None:
+        del root[name]
+        root[name] = to(target)
+
+    return change
+
+
+@pytest.mark.parametrize("target", ["whole", "missing", "fifo"])
+@pytest.mark.parametrize("name", ["action", "expert_action"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (external, "keeps its values in other places; copy the values themselves into this file"),
+        (virtual, "keeps its values in other places; copy the values themselves into this file"),
+        (
+            link(lambda target: h5py.ExternalLink(str(target), "/observations/qpos")),
+            "is a link to another place; copy the data itself into the file",
+        ),
+        (
+            link(lambda target: h5py.SoftLink("/nowhere")),
+            "is a link to another place; copy the data itself into the file",
+        ),
+    ],
+)
+def test_values_outside_the_file_are_refused(tmp_path: Path, path: Path, change, name: str, message: str, target: str):
+    other = tmp_path / "other.hdf5"
+    if target == "whole":
+        write(other)
+    elif target == "fifo":
+        os.mkfifo(other)  # whoever opened it would wait
+    with h5py.File(path, "r+") as root:
+        change(root, name, other)
+    assert refusal(lambda: Episode(path)) == f"{path}: /{name} {message}"
+
+
+def test_groups_outside_the_file_are_refused(tmp_path: Path, path: Path):
+    with h5py.File(path, "r+") as root:
+        del root["observations"]
+        root["observations"] = h5py.ExternalLink(str(write(tmp_path / "other.hdf5")), "/observations")
+    message = "/observations is a link to another place; copy the data itself into the file"
+    assert refusal(lambda: Episode(path)) == f"{path}: {message}"
+
+
+def test_a_filter_that_is_not_installed_is_named(path: Path):
+    """Number 32001 is Blosc's."""
+    with h5py.File(path, "r+") as root:
+        del root["action"]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((STEPS, 14))
+        properties.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((STEPS, 14))
+        h5py.h5d.create(root.id, b"action", h5py.h5t.NATIVE_FLOAT, space, properties)
+    message = "/action is packed with HDF5 filter 32001, which is not installed here; save it with gzip, or without any"
+    assert refusal(lambda: Episode(path)).startswith(f"{path}: {message}")
+
+
+def make_socket(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)  # a socket's name may have 108 letters
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO"),
+        (make_socket, "a socket"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (Path.mkdir, "a folder"),
+    ],
+)
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], object], kind: str):
+    whole, odd = write(tmp_path / "episode_0.hdf5"), tmp_path / "episode_1.hdf5"
+    make(odd)
+    message = f"{odd}: is {kind}, not a file; move it elsewhere"
+    assert refusal(lambda: Episode(odd)) == message
+    assert refusal(lambda: find_episodes(tmp_path)) == message
+    episode = Episode(whole)
+    whole.unlink()
+    make(whole)
+    message = f"{whole}: is {kind}, not a file; move it elsewhere"
+    assert refusal(lambda: episode.frame("top", 0)) == message
+    assert refusal(episode.__enter__) == message
