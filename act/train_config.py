@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from act.errors import ConfigError
+from act.policies.config import check_types
 
 LearnFrom = Literal["demonstrated", "human", "all"]
 
@@ -74,6 +75,7 @@ class TrainConfig:
     """Processes that read frames ahead where they are not cached."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         counts = ("steps", "batch_size", "accumulate", "val_starts", "log_every", "val_every", "save_every")
         for name in ("lr", "keep_last", *counts):
             if not getattr(self, name) > 0:

@@ -13,9 +13,8 @@ ALOHA_JOINTS = tuple(
 )
 
 TURNS = 100.0  # rad, sixteen turns: no joint of an arm goes so far; openings and places in metres stay below, too
-COUNTS = (
-    2.0**24
-)  # for files that name no unit: degrees, millimetres and what encoders count (4096 a turn, some 24 bits)
+COUNTS = 2.0**24  # for files that name no unit: degrees, millimetres, what encoders count (4096 a turn, some 24 bits)
+LARGEST_SIZE = 16_384  # pixels of a side, numbers of the object poses
 
 
 class EpisodeError(ValueError):
@@ -43,9 +42,21 @@ class EpisodeSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EpisodeSpec":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            EpisodeError: a value is of another type, or a size is absurd.
+        """
         cameras = {name: (int(height), int(width)) for name, (height, width) in values["cameras"].items()}
-        return cls(**{**values, "joint_names": tuple(values["joint_names"]), "cameras": cameras})
+        spec = cls(**{**values, "joint_names": tuple(values["joint_names"]), "cameras": cameras})
+        texts = (*spec.joint_names, *cameras, spec.env_id, spec.task, spec.action_layout)
+        sizes = [1 + spec.env_state_dim, *(size for shape in cameras.values() for size in shape)]
+        fits = all(isinstance(text, str) for text in texts) and all(0 < size <= LARGEST_SIZE for size in sizes)
+        if not fits or isinstance(spec.fps, bool) or not spec.fps > 0:
+            raise EpisodeError(
+                f"no episode has cameras {cameras}, env_state_dim {spec.env_state_dim}, {spec.fps} fps …"
+            )
+        return spec
 
     def differences(self, other: "EpisodeSpec") -> list[str]:
         """Where the two disagree, each such as "camera top is 120x160 here, 480x640 there"."""

@@ -2,8 +2,8 @@
 once.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from act.errors import ConfigError
 
@@ -86,6 +86,7 @@ class SeeingConfig:
     that of the rest."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.cameras is not None:
             object.__setattr__(self, "cameras", tuple(self.cameras))  # JSON gives a list
             if len(set(self.cameras)) < len(self.cameras):
@@ -174,6 +175,19 @@ class ACTConfig(SeeingConfig):
             raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
         if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
             raise ConfigError("prior learned has no keypoints to be told from; use --prior standard or --keypoints 32")
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def check_types(config: Any) -> None:
+    """ConfigError where a setting is of another type than its default."""
+    for field in fields(config):
+        value, kind = getattr(config, field.name), type(field.default)
+        fits = isinstance(value, float | int if kind is float else kind)
+        fits = fits and (kind is bool or not isinstance(value, bool))  # a bool is an int, too
+        if kind in (bool, int, float, str) and not fits:
+            raise ConfigError(f"{field.name} is {value!r}; it must be {WORDS[kind]}")
 
 
 def check_positive(config: object, *names: str) -> None:
