@@ -23,7 +23,7 @@ from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import run
 
-PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts", "scaling")
+PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts", "scaling", "roofline")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Args:
     """Measure what this machine does, beside the peers'."""
 
     only: tuple[str, ...] = ()
-    """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling (all by default); of the
-    GPU report: train, infer, render, policy, table."""
+    """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling, roofline (all by
+    default); of the GPU report: train, infer, render, policy, table."""
     peer_python: Path | None = None
     """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
     rounds: int = 3
@@ -60,7 +60,7 @@ class Args:
 def main(args: Args) -> None:
     # With torch and timm these take seconds, which nobody waits for to read --help.
     from act.device import pick_device
-    from scripts.benchmarks import gpu_report, simulation
+    from scripts.benchmarks import gpu_report, roofline, simulation
     from scripts.benchmarks.sizes import FULL, TINY
 
     known = gpu_report.PARTS if args.gpu_report else PARTS
@@ -77,8 +77,13 @@ def main(args: Args) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rows = []
         for part in only:
-            if part == "experts":
-                for what, told in simulation.expert_successes(args.seeds, args.noise, args.workers).items():
+            if part in ("experts", "roofline"):
+                found = (
+                    roofline.rooflines(args.batch_size)
+                    if part == "roofline"
+                    else simulation.expert_successes(args.seeds, args.noise, args.workers)
+                )
+                for what, told in found.items():
                     print(f"{what}: {told}")
                     rows.append({"name": what, "told": told})
                 continue

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import BLIND, make, make_batch
+from tiny import BLIND, TINY, make, make_batch
 
 from act.errors import ConfigError
-from scripts.benchmarks.learning import Mode, stepping
+from scripts.benchmarks import learning
+from scripts.benchmarks.learning import Mode, flops_per_sample, stepping
 from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.roofline import cost
 from scripts.benchmarks.timing import Case, measure, table
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +98,15 @@ def test_the_gpu_report_runs_in_parts_at_a_tiny_size(tmp_path):
         assert any(line.startswith(f"{part}: seconds, on CPU") for line in lines), part
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"train.json", "infer.json", "throughput.png", "profile.txt"}
+
+
+def test_the_roofline_counts_what_a_step_does():
+    small = replace(TINY, cameras=("top",))
+    one, two = (cost(small, (48, 64), batch) for batch in (1, 2))
+    policy = learning.make(small, (48, 64), CPU)
+    flops = flops_per_sample(policy, learning.make_batch(policy.spec, policy.chunk_size, 1, CPU))
+    assert two.flops == 2 * one.flops == 2 * flops
+    parameters = sum(parameter.numel() for parameter in policy.parameters())
+    assert one.bytes > 4 * 4 * parameters, "weight, gradient and both moments are at least read"
+    assert two.samples_per_s(1e12, 1e30) == pytest.approx(1e12 / flops)
+    assert two.samples_per_s(1e30, 1e9) == pytest.approx(2 * 1e9 / two.bytes)
