@@ -67,6 +67,9 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward pass; auto is bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16. Weights are always
     float32."""
+    threads: int = 0
+    """Threads that compute on a CPU; 0: as many as there are cores that other processes leave free, looked at again
+    with every line of metrics. Their number moves results by rounding."""
     compile: bool = False
     """Compile the training step with torch.compile: minutes at the start, faster steps."""
     cache: Literal["auto", "device", "ram", "none"] = "auto"
@@ -80,7 +83,7 @@ class TrainConfig:
         for name in ("lr", "keep_last", *counts):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("warmup_steps", "weight_decay", "grad_clip", "seed", "eval_every", "num_workers"):
+        for name in ("warmup_steps", "weight_decay", "grad_clip", "seed", "eval_every", "num_workers", "threads"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("ema_decay", "val_fraction"):
@@ -100,7 +103,17 @@ class TrainConfig:
     @property
     def free_on_resume(self) -> set[str]:
         """Settings that may change when a run continues: none of them moves the weights."""
-        free = {"device", "compile", "cache", "num_workers", "log_every", "save_every", "keep_last", "accumulate"}
+        free = {
+            "device",
+            "threads",
+            "compile",
+            "cache",
+            "num_workers",
+            "log_every",
+            "save_every",
+            "keep_last",
+            "accumulate",
+        }
         return free | {"steps"} if self.schedule == "constant" else free
 
     def lr_scale(self, step: int) -> float:

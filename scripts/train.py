@@ -28,6 +28,7 @@ from act.policies import make_policy
 from act.policies.config import ACTConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder
+from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_episodes
 from demos.spec import EpisodeSpec
@@ -110,15 +111,15 @@ def parse(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
-    paths = [path for folder in args.data for path in find_episodes(folder)]
+    paths, threads = [path for folder in args.data for path in find_episodes(folder)], Threads(args.training.threads)
 
     from act.distributed import join_world
 
     with join_world() as world:
-        return train(args, paths, world)
+        return train(args, paths, world, threads)
 
 
-def train(args: Args, paths: Sequence[Path], world: "World") -> int:
+def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -> int:
     """`main` in one of the processes that torchrun started, or the only one, on the episodes in `paths`."""
     import torch
 
@@ -155,11 +156,13 @@ def train(args: Args, paths: Sequence[Path], world: "World") -> int:
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     parameters = sum(p.numel() for p in policy.parameters())
     cached = dataset.cache(config.cache, device, world.local_size)
+    taken = threads.adapt()
     if world.is_main:
         print(f"data: {starts}, from {len(dataset.episodes)} episodes")
         processes = f", {world.size} processes" if world.size > 1 else ""
         print(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
         print(cached)
+        print(taken)
     if (encoded := dataset.encode(policy, device)) and world.is_main:
         print(encoded)
     with ExitStack() as stack:
@@ -172,6 +175,8 @@ def train(args: Args, paths: Sequence[Path], world: "World") -> int:
         def log(record: dict[str, float]) -> None:
             tracker.log(record)
             tqdm.write(_line(record))
+            if changed := threads.adapt():
+                tqdm.write(changed)
 
         trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
         if trainer.step and world.is_main:
