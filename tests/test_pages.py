@@ -21,6 +21,7 @@ from demos.episode import Episode, find_episodes
 from demos.record import RecordConfig, record
 from demos.replay import replay
 from envs import EnvError
+from envs.results import EpisodeResult, summarize
 from scripts.pages.stage import Stage
 
 pytestmark = needs_browser
@@ -200,8 +201,9 @@ def test_the_viewer_scrubs_through_episodes_and_shows_what_a_policy_makes_of_the
 def test_the_viewer_acts_a_rollout_again(visit, tmp_path):
     settings = {"checkpoint": str(tiny_policy(tmp_path)), "env_id": TASK, "horizon": 40, "dtype": "float32"}
     settings |= {"execute": None, "ensemble": None, "every": 1}
-    rows = [{"seed": 100_000 + i, "success": False, "highest_stage": 0} for i in range(2)]
-    (tmp_path / "results.json").write_text(json.dumps({"settings": settings, "episodes": rows}))
+    episodes = [EpisodeResult(100_000 + i, False, False, 0, 40, None, 0.0) for i in range(2)]
+    found = {"settings": settings, "summary": summarize(episodes), "episodes": [vars(each) for each in episodes]}
+    (tmp_path / "results.json").write_text(json.dumps(found))
     with serving("view.py", tmp_path / "results.json") as (_, url):
         person = visit(url, sees="40 steps, 0.8 s, seed 100000, by policy, strict success: no")
         person.choose("Episode", "seed 100001: failure, stage 0")
