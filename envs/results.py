@@ -94,7 +94,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     centre = rate + z**2 / (2 * trials)
     spread = z * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
     low, high = ((centre + sign * spread) / (1 + z**2 / trials) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, rate)), min(1.0, max(high, rate))  # none or all: rounding may leave the rate outside
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_results_name_every_seed_once():
     assert summary["median_success_step"] is None
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (43, 50), (100, 100)])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (43, 50), (100, 100), (200, 200)])
 def test_wilson_interval_solves_its_equation(successes, trials):
     """Its ends are the rates p at which the observed rate lies exactly z standard errors away."""
     low, high = wilson_interval(successes, trials)
