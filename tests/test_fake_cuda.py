@@ -130,6 +130,41 @@ def test_a_policy_stays_on_its_device(gpu, config, dtype):
     assert transfers.found == []
 
 
+class _Predict(nn.Module):
+    """What `torch.export` can take: tensors in, a tensor out."""
+
+    def __init__(self, policy: Policy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, qpos: Tensor, images: dict[str, Tensor], env_state: Tensor | None) -> Tensor:
+        return self.policy.predict(Observation(qpos, images, env_state))
+
+
+def exported(gpu: FakeTensorMode, policy: Policy, dtype: torch.dtype) -> list[tuple[str, str]]:
+    """(operation, device) of every tensor in the graph of `predict`, but for constants."""
+    policy = policy.to(CUDA).eval()
+    with gpu, torch.no_grad(), autocast(CUDA, dtype):
+        seen = observe(policy)
+        graph = torch.export.export(_Predict(policy), (seen.qpos, seen.images, seen.env_state)).graph
+    values = [(str(node.target), node.meta.get("val")) for node in graph.nodes]
+    return [(name, v.device.type) for name, v in values if isinstance(v, Tensor) and "lift_fresh_copy" not in name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_predict_is_exported_as_one_graph_on_the_device(gpu, config, dtype):
+    tensors = exported(gpu, make(config), dtype)
+    assert len(tensors) > 100
+    assert {device for _, device in tensors} == {"cuda"}
+
+
+def test_an_export_that_leaves_the_device_is_found(gpu, monkeypatch):
+    normalize = Normalizer.normalize
+    monkeypatch.setattr(Normalizer, "normalize", lambda self, key, x: normalize(self, key, x).cpu().to("cuda"))
+    assert "cpu" in {device for _, device in exported(gpu, make(BLIND), torch.float32)}
+
+
 @pytest.mark.parametrize("wrong", [lambda t: t.to("cpu"), lambda t: t.cpu().to("cuda"), lambda t: t * t.sum().item()])
 def test_a_tensor_that_leaves_the_device_is_found(gpu, monkeypatch, wrong):
     policy = make(BLIND).to(CUDA).eval()

@@ -9,7 +9,7 @@ from tiny import FROZEN, THREE_CAMERAS, descend, make_batch
 
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, Batch, Observation
-from act.reach import reach, tools
+from act.reach import moving_tools, reach, tools
 from demos.kinematics import tool_positions
 from envs.aloha import HOME_ACTION
 
@@ -26,9 +26,10 @@ def some_batch() -> Batch:
 
 
 def test_tools_are_where_the_kinematics_put_them_and_move_as_their_derivative_says(joints):
-    places, jacobian = tools(joints)
+    places, jacobian = moving_tools(joints)
+    assert torch.equal(places, tools(joints))
     np.testing.assert_allclose(places.flatten(-2), tool_positions(joints.numpy()), atol=1e-12)
-    derivative = torch.as_tensor(torch.autograd.functional.jacobian(lambda q: tools(q)[0], joints[0, 0]))  # (2, 3, 14)
+    derivative = torch.as_tensor(torch.autograd.functional.jacobian(lambda q: tools(q), joints[0, 0]))  # (2, 3, 14)
     for arm in range(2):
         own = derivative[arm, :, 7 * arm : 7 * arm + 6].T
         torch.testing.assert_close(jacobian[0, 0, arm], own)
@@ -36,8 +37,8 @@ def test_tools_are_where_the_kinematics_put_them_and_move_as_their_derivative_sa
 
 def test_reach_brings_the_tools_there_with_small_turns(joints):
     away = torch.full((3, 5, 2, 3), 0.01, dtype=torch.float64)
-    reached = reach(joints, tools(joints)[0] + away)
-    missed = (tools(reached)[0] - tools(joints)[0] - away).norm(dim=-1)
+    reached = reach(joints, tools(joints) + away)
+    missed = (tools(reached) - tools(joints) - away).norm(dim=-1)
     assert missed.median() < 1e-5
     assert missed.max() < 1e-3
     assert (reached - joints).abs().max() < 0.25
@@ -62,8 +63,8 @@ def test_a_policy_brings_the_tools_to_the_places_it_tells():
         last.weight.zero_()
         last.bias.copy_(keyframe)
     observation = Observation(home.expand(2, -1), batch.observation.images)
-    places = tools(policy.predict(observation))[0]
-    told = torch.tensor(now) * tools(home)[0] + torch.tensor(goal) * keyframe.view(2, 4)[:, :3] + torch.tensor(added)
+    places = tools(policy.predict(observation))
+    told = torch.tensor(now) * tools(home) + torch.tensor(goal) * keyframe.view(2, 4)[:, :3] + torch.tensor(added)
     torch.testing.assert_close(places, told.expand_as(places), atol=1e-3, rtol=0)
 
 

@@ -99,7 +99,7 @@ class ACTPolicy(SeeingPolicy):
         losses = {"l1": masked_l1(self.action_head(decoded), target, batch.is_pad, batch.valid_steps), "kl": kl}
         losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
         if self.place_head is not None:
-            places = self.normalizer.normalize("place", tools(batch.action)[0].flatten(-2))
+            places = self.normalizer.normalize("place", tools(batch.action).flatten(-2))
             told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
             losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
         weights = {name: getattr(config, f"{name}_weight") for name in losses if name not in ("l1", "kl")}
@@ -225,7 +225,7 @@ class ACTPolicy(SeeingPolicy):
         the object lies and the hand comes from.
         """
         assert self.place_head is not None
-        places = (tools(qpos)[0], self._goal(keyframe))
+        places = (tools(qpos), self._goal(keyframe))
         places = (self.normalizer.normalize("place", place.flatten(1)) for place in places)
         now, goal = (rearrange(place, "b (arm xyz) -> b 1 arm xyz", arm=2) for place in places)
         told = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2)

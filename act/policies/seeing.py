@@ -127,8 +127,9 @@ class SeeingPolicy(Policy):
         """
         if not self.tells_keyframes:
             return None
-        grippers = self.normalizer.normalize("qpos", observation.qpos)[:, self.grippers]
-        told = self.keyframe_head(torch.cat([self._points(image_tokens), grippers], dim=-1))
+        joints = self.normalizer.normalize("qpos", observation.qpos)
+        grippers = [joints[:, i : i + 1] for i in self.grippers]  # a list as an index would be carried to the GPU
+        told = self.keyframe_head(torch.cat([self._points(image_tokens), *grippers], dim=-1))
         return told if memory is None else remembered(told, memory)
 
     def _auxiliary_losses(self, batch: Batch, image_tokens: Tensor, keyframe: Tensor | None) -> dict[str, Tensor]:
@@ -181,7 +182,7 @@ class SeeingPolicy(Policy):
         """
         if not self.knows_tools:
             return keyframe
-        left = self._goal(keyframe.detach()) - tools(observation.qpos)[0]
+        left = self._goal(keyframe.detach()) - tools(observation.qpos)
         return torch.cat([keyframe, torch.asinh(left / NEAR).flatten(-2)], dim=-1)
 
     def _goal(self, keyframe: Tensor) -> Tensor:
