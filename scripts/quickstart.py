@@ -4,13 +4,20 @@
     python scripts/quickstart.py --fast     # the same line, too short to learn the task
 
 It runs the three scripts one after the other and shows their command lines. Interrupted, it goes on where it was.
+First it tells how long this machine will take.
 """
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from envs.results import read_results
 from scripts.common import run, step
+from scripts.record import Args as RecordArgs
+from scripts.rollout import Args as RolloutArgs
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ def main(args: Args) -> None:
     out = args.out or Path("runs") / f"quickstart_{args.task}{'_fast' if args.fast else ''}"
     data, policy, results = out / "demonstrations", out / "policy", out / "results.json"
     train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", args.wandb]
+    announced = None if data.exists() else announce(args, size)
     train += [] if size.steps is None else ["--steps", size.steps, "--warmup-steps", size.steps // 10]
     seconds = {
         "recording": step(
@@ -61,19 +69,38 @@ def main(args: Args) -> None:
         ),
         "pictures": step("inspect_data.py", data, "--out", out / "pictures"),
     }  # fmt: skip
-    print(summary(out, results, seconds))
+    print(summary(out, results, seconds, announced))
 
 
-def summary(out: Path, results: Path, seconds: dict[str, float]) -> str:
+def announce(args: Args, size: Size) -> float:
+    """Tells how long everything will take on this machine, and returns it in seconds."""
+    print("measuring for a few seconds how fast this machine is …", flush=True)
+    # In a process of its own, which leaves nothing behind: no torch, no memory on a GPU.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        sizes = (size.demonstrations, size.steps, size.rollouts, RolloutArgs.num_envs, RecordArgs.workers)
+        seconds = pool.submit(_estimate, args.task, args.device, *sizes).result()
+    parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    print(f"this will take about {sum(seconds.values()) / 60:.1f} minutes: {parts}", flush=True)
+    return sum(seconds.values())
+
+
+def _estimate(*sizes: Any) -> dict[str, float]:
+    from scripts.estimate import estimate  # with torch, which this process would load, too
+
+    return estimate(*sizes)
+
+
+def summary(out: Path, results: Path, seconds: dict[str, float], announced: float | None) -> str:
     figures = read_results(results)["summary"]
     low, high = figures["success_interval"]
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    said = "" if announced is None else f" ({announced / 60:.1f} were announced)"
     lines = [
         "",
         f"success rate      {100 * figures['success_rate']:.0f} % strict (95 % interval {100 * low:.0f} to "
         f"{100 * high:.0f} %), {100 * figures['success_rate_published']:.0f} % published, "
         f"{figures['episodes']} unseen seeds",
-        f"minutes           {sum(seconds.values()) / 60:.1f}: {times}",
+        f"minutes           {sum(seconds.values()) / 60:.1f}: {times}{said}",
         f"demonstrations    {out / 'demonstrations'}, their pictures: {out / 'pictures'}",
         f"policy            {out / 'policy' / 'best.pt'}, its curves: {out / 'policy' / 'curves.png'}",
         f"films             {out / 'videos'}",

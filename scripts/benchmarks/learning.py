@@ -74,12 +74,18 @@ class Mode:
 
 
 @contextmanager
+def trainer_of(policy: Policy, config: TrainConfig) -> Iterator[Trainer]:
+    """A trainer whose steps, `update`, are given batches from outside."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Trainer(policy, _NoStarts(), config, RunFolder(Path(folder)))  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
 def stepping(policy: Policy, mode: Mode, device: torch.device) -> Iterator[Callable[[Batch], None]]:
     """The very step of `Trainer`, on a batch of one's own."""
     dtype = "bfloat16" if mode.precision == "bfloat16" else "float32"
     config = TrainConfig(dtype=dtype, compile=mode.compile, device=str(device), grad_clip=10.0)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(policy, _NoStarts(), config, RunFolder(Path(folder)))  # pyright: ignore[reportArgumentType]
+    with trainer_of(policy, config) as trainer:
         if mode.precision == "float32":
             torch.set_float32_matmul_precision("highest")
         forward = torch.compile(policy) if mode.compile else policy

@@ -1,0 +1,92 @@
+"""How long the quick start takes on this machine, told by a few seconds of its work before it begins."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from itertools import count
+
+import torch
+
+from act.device import pick_device
+from act.policies import Policy, make_policy
+from act.presets import PRESETS
+from act.train_config import TrainConfig
+from demos.experts import HORIZON, ScriptedExpert
+from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from envs import env_id
+from envs.rollout import VectorEnv, make_vector_env, rollout
+from scripts.benchmarks.learning import make_batch, trainer_of
+
+CAMERAS = {"top": (120, 160)}
+PATIENCE = 0.4  # s for each kind of work
+CPU = torch.device("cpu")
+
+
+def estimate(
+    task: str, device: str, demonstrations: int, steps: int | None, rollouts: int, num_envs: int, workers: int
+) -> dict[str, float]:
+    """Seconds of recording, training and rollouts, each with the start of its program.
+
+    Args:
+        steps: of training; None: as many as the preset says.
+        num_envs: environments side by side in rollouts.
+        workers: processes that simulate here, as many as record.
+    """
+    config, training = PRESETS["cpu"]
+    training = replace(training, device=str(pick_device(device)), steps=steps or training.steps)
+    looks = 10 / config.chunk_size  # a step, see `act.chunking.default_executor`
+
+    began = time.perf_counter()
+    with closing(make_vector_env(env_id(task), workers, parallel=True, cameras=CAMERAS)) as venv:
+        started = time.perf_counter() - began
+        recorded, moved = (_simulated(venv, task, always_look=each) / workers for each in (True, False))
+    policy = make_policy(config, EpisodeSpec(ALOHA_JOINTS, CAMERAS), pretrained=False)
+    encoded, trained, answered = _computed(policy, training, num_envs)
+
+    validated = training.steps / training.val_every * training.val_starts / num_envs * 2 * answered
+    per_step = moved + looks * (recorded - moved + answered / num_envs)
+    return {
+        "recording": started + demonstrations * HORIZON * recorded,
+        "training": started + demonstrations * HORIZON * encoded + training.steps * trained + validated,
+        "rollouts": 2 * started + rollouts * HORIZON * per_step,
+    }
+
+
+def _simulated(venv: VectorEnv, task: str, always_look: bool) -> float:
+    """Seconds of a step of all environments."""
+    steps = rollout(venv, ScriptedExpert(env_id(task)), range(10**6), always_look)
+    return _mean_seconds(lambda: next(steps))
+
+
+def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float, float, float]:
+    """Seconds of a frame of the cache, of a training step, and of one answer to `num_envs` environments."""
+    device, (camera,) = torch.device(config.device), CAMERAS
+    policy.to(device)
+    batch = make_batch(policy.spec, policy.chunk_size, config.batch_size, device)
+    seen = batch.observation
+    encoded = _mean_seconds(lambda: policy.encode_frames(camera, seen.images[camera]), device)
+    features = policy.encode_frames(camera, seen.images[camera])
+    assert features is not None  # the preset's backbone is frozen
+    keyframe = torch.randn(config.batch_size, policy.normalizer.dims["keyframe"], device=device)
+    batch = replace(batch, observation=replace(seen, images={}, features={camera: features}), keyframe=keyframe)
+    with trainer_of(policy, config) as trainer:
+        trained = _mean_seconds(lambda: trainer.update(policy, policy, [batch]), device)
+    few = make_batch(policy.spec, policy.chunk_size, num_envs, device).observation
+    policy.eval()
+    with torch.inference_mode():
+        answered = _mean_seconds(lambda: policy.predict(few), device)
+    return encoded / config.batch_size, trained, answered
+
+
+def _mean_seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
+    """Of one piece of work, after one that is not counted."""
+    work()
+    start = time.perf_counter()
+    for done in count(1):
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if (spent := time.perf_counter() - start) > PATIENCE:
+            return spent / done
+    raise AssertionError
