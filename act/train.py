@@ -181,7 +181,9 @@ class Trainer:
             # Early on the average would remember the random start for 1 / (1 - decay) steps.
             decay = min(config.ema_decay, self.step / (self.step + 10))
             average = get_ema_multi_avg_fn(decay)
-            average(list(self.ema.parameters()), list(self.policy.parameters()), self.step)
+            pairs = zip(self.ema.parameters(), self.policy.parameters(), strict=True)
+            theirs, mine = zip(*((ema, each) for ema, each in pairs if each.requires_grad), strict=True)
+            average(list(theirs), list(mine), self.step)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
