@@ -19,7 +19,7 @@ from envs.rollout import VectorEnv, make_vector_env, rollout
 from scripts.benchmarks.learning import make_batch, trainer_of
 
 CAMERAS = {"top": (120, 160)}
-PATIENCE = 0.4  # s for each kind of work
+PATIENCE, WARM = 0.4, 4  # s for each kind of work, after so many pieces of it
 CPU = torch.device("cpu")
 
 
@@ -80,8 +80,9 @@ def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float
 
 
 def _mean_seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
-    """Of one piece of work, after one that is not counted."""
-    work()
+    """Of one piece of work, after some that are not counted."""
+    for _ in range(WARM):
+        work()
     start = time.perf_counter()
     for done in count(1):
         work()

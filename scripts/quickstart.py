@@ -9,14 +9,13 @@ First it tells how long this machine will take.
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envs.results import read_results
 from scripts.common import run, step
-from scripts.record import Args as RecordArgs
+from scripts.record import usual_workers
 from scripts.rollout import Args as RolloutArgs
 
 
@@ -77,7 +76,13 @@ def announce(args: Args, size: Size) -> float:
     print("measuring for a few seconds how fast this machine is …", flush=True)
     # In a process of its own, which leaves nothing behind: no torch, no memory on a GPU.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        sizes = (size.demonstrations, size.steps, size.rollouts, RolloutArgs.num_envs, RecordArgs.workers)
+        sizes = (
+            size.demonstrations,
+            size.steps,
+            size.rollouts,
+            RolloutArgs.num_envs,
+            usual_workers(size.demonstrations),
+        )
         seconds = pool.submit(_estimate, args.task, args.device, *sizes).result()
     parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     print(f"this will take about {sum(seconds.values()) / 60:.1f} minutes: {parts}", flush=True)

@@ -40,8 +40,8 @@ class Args:
     """Picture width in pixels."""
     seed: int = 0
     """First seed. Keep demonstrations below 50,000: model selection uses seeds from there, evaluation from 100,000."""
-    workers: int = min(2, os.cpu_count() or 1)
-    """Processes that simulate and write."""
+    workers: int | None = None
+    """Processes that simulate and write; default: two where there are two cores and enough episodes for both."""
     noise: float = 0.0
     """Size in metres of the scripted expert's detours, from which it recovers; 0.02 to 0.05 is useful."""
     operator: Literal["plain", "careful", "hasty", "mixed"] | None = None
@@ -49,6 +49,15 @@ class Args:
     traits: tuple[Trait, ...] = ()
     """More traits of the operator, plain if none is named: pauses, tempo, wander, overshoot, misses, approaches, order,
     idle_ends."""
+
+
+EACH = 3
+"""Episodes that a second process must have to do, or its start costs more than it saves."""
+
+
+def usual_workers(episodes: int) -> int:
+    """How many processes record so many episodes where nobody says."""
+    return min(2, os.cpu_count() or 1, max(1, episodes // EACH))
 
 
 def main(args: Args) -> None:
@@ -64,7 +73,9 @@ def main(args: Args) -> None:
             bar.set_postfix(rejected=rejected, refresh=False)
             bar.update(recorded - bar.n)
 
-        done = record(config, args.out, args.episodes, args.workers, progress, rank, size, wait)
+        done = record(
+            config, args.out, args.episodes, args.workers or usual_workers(args.episodes), progress, rank, size, wait
+        )
     if rank > 0:
         return
     written = sum(path.stat().st_size for path in args.out.glob("episode_*.hdf5")) / 1e6
