@@ -14,7 +14,7 @@ import io
 import logging
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return contents
 
 
-def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy:
+def load_policy(
+    path: Path | str, device: torch.device | str = "auto", sampling: Mapping[str, Any] | None = None
+) -> Policy:
     """The trained policy, in evaluation mode, with its averaged (EMA) weights where there are any.
 
     Args:
         path: a checkpoint file or a run folder, see `find_checkpoint`.
+        sampling: settings of the policy that change how it answers and not what it learnt, if not as it was trained:
+            see `act.policies.config.SAMPLING`.
 
     Raises:
-        ConfigError: there is no usable checkpoint, or no such device.
+        ConfigError: there is no usable checkpoint, no such device, or the policy has no such setting.
     """
     path, device = find_checkpoint(path), pick_device(str(device))
     contents = read_checkpoint(path)
@@ -107,9 +111,13 @@ def load_policy(path: Path | str, device: torch.device | str = "auto") -> Policy
         known = ", ".join(POLICIES)
         raise ConfigError(f"{path} holds a policy called {contents['policy']!r}; this version knows {known}")
     config_type, _ = POLICIES[contents["policy"]]
+    known = {field.name for field in fields(config_type)}
+    if foreign := [name for name in sampling or {} if name not in known]:
+        what = f"{path} is a policy of the family {contents['policy']}, which has no {foreign[0]}"
+        raise ConfigError(f"{what}; leave --{foreign[0].replace('_', '-')} out")
     weights = contents.get("ema") or contents["weights"]
     try:
-        config = config_type(**contents["policy_config"])
+        config = config_type(**{**contents["policy_config"], **(sampling or {})})
         policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
         policy.load_state_dict(weights)
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))

@@ -1,6 +1,10 @@
 """Settings that go together, by name; every one of them can be overridden by a flag of scripts/train.py."""
 
-from act.policies import ACTConfig
+from dataclasses import fields
+
+from act.errors import ConfigError
+from act.policies import POLICIES, ACTConfig
+from act.policies.config import AnsweringConfig
 from act.train_config import TrainConfig
 
 PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
@@ -45,3 +49,20 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
         ),
     ),
 }
+
+
+def settings(preset: str, policy: str = "act") -> tuple[AnsweringConfig, TrainConfig]:
+    """The settings of a preset for a family of policies: what ACT shares with it, and the family's own defaults.
+
+    Raises:
+        ConfigError: unknown preset or policy.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
+    if policy not in POLICIES:
+        raise ConfigError(f"unknown policy {policy!r}; known policies: {', '.join(POLICIES)}")
+    config, training = PRESETS[preset]
+    if policy != "act":
+        shared = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig)}
+        config = POLICIES[policy][0](**shared)
+    return config, training

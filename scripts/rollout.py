@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
 from act.errors import ConfigError
-from act.policies.config import Sample
+from act.policies.config import SAMPLING, Sample
 from act.run_folder import find_checkpoint
 from demos.record import spec_of
 from envs import env_id
@@ -58,6 +58,14 @@ class Args:
     sample: Sample = "mean"
     """Of several ways to go on, which a learned prior of z may tell apart: mean takes the one in their middle, episode
     draws one for the whole episode, chunk draws anew at every look."""
+    sampling_steps: int | None = None
+    """Of flow matching and diffusion: steps from noise to a chunk; default: as the policy was trained with."""
+    temperature: float | None = None
+    """Of autoregressive policies: below 1, draws are nearer to the most likely chunk."""
+    top_p: float | None = None
+    """Of autoregressive policies: draw among the most likely tokens that together have this probability."""
+    codes: Literal["gaussian", "code"] | None = None
+    """Of autoencoders: draw z from a normal distribution fitted to the codes, or take one of them."""
     horizon: int | None = None
     """Steps of an episode; default: 1.2 times what the longest demonstration took without its pauses, at least 400."""
     videos: int = 0
@@ -98,7 +106,8 @@ def main(args: Args) -> None:
 
     with join_world() as world:
         device = pick_device(world.device(args.device))
-        policy = load_policy(checkpoint, device)
+        sampling = {name: value for name in SAMPLING if (value := getattr(args, name)) is not None}
+        policy = load_policy(checkpoint, device, sampling)
         if not (args.task or policy.spec.env_id):
             raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
         task = env_id(args.task or policy.spec.env_id)

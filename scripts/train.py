@@ -3,6 +3,7 @@
     python scripts/train.py --data data/transfer_cube --out runs/cube --preset cpu
     python scripts/train.py --data data/transfer_cube --out runs/tiny --preset cpu --steps 20      # seconds on a CPU
     python scripts/train.py --data data/transfer_cube data/human --out runs/both                   # experts and people
+    python scripts/train.py --data data/transfer_cube --out runs/flow --policy flow-matching --help   # its own settings
 
 Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
 since the run folder knows the rest.
@@ -24,9 +25,9 @@ from tyro.conf import OmitArgPrefixes
 
 from act.chunking import default_executor
 from act.errors import ConfigError
-from act.policies import make_policy
-from act.policies.config import ACTConfig
-from act.presets import PRESETS
+from act.policies import POLICIES, make_policy
+from act.policies.config import AnsweringConfig
+from act.presets import settings
 from act.run_folder import RunFolder
 from act.threads import Threads
 from act.train_config import TrainConfig
@@ -57,6 +58,8 @@ class Args:
     """One or more folders of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     preset: str = "cpu"
     """cpu (two cores, small pictures) or paper (as published)."""
+    family: Annotated[str, tyro.conf.arg(name="policy")] = "act"
+    """How chunks are generated: act, regression, autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
     resume: bool = False
     """Continue the run in the folder; start one if there is none."""
     wandb: Mode = "offline"
@@ -67,7 +70,7 @@ class Args:
     """Rollouts in every round of --eval-every, on seeds 50,000 and up, which are neither recorded nor reported."""
     num_envs: int = 4
     """Environments side by side in these rollouts."""
-    policy: Annotated[ACTConfig, OmitArgPrefixes]
+    policy: Annotated[AnsweringConfig, OmitArgPrefixes]
     training: Annotated[TrainConfig, OmitArgPrefixes]
 
     def settings(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class Args:
         own = {
             "data": [str(folder) for folder in self.data],
             "preset": self.preset,
+            "policy": self.family,
             "eval_episodes": self.eval_episodes,
         }
         return own | asdict(self.policy) | asdict(self.training)
@@ -86,6 +90,7 @@ class _First:
 
     out: Path | None = None
     preset: str = "cpu"
+    policy: str = "act"
     resume: bool = False
 
 
@@ -96,16 +101,15 @@ def parse(argv: list[str]) -> Args:
     if stored:
         try:
             defaults = {"out": first.out, "data": tuple(map(Path, stored["data"])), "preset": stored["preset"]}
-            defaults |= {"eval_episodes": stored["eval_episodes"]}
-            policy, training = _pick(ACTConfig, stored), _pick(TrainConfig, stored)
+            family = stored.get("policy", "act")  # the only one there once was
+            defaults |= {"eval_episodes": stored["eval_episodes"], "family": family}
+            policy, training = _pick(POLICIES[family][0], stored), _pick(TrainConfig, stored)
         except (KeyError, TypeError, ConfigError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{first.out}/config.json is damaged ({reason}); put it back, or train anew") from error
-    elif first.preset in PRESETS:
-        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset}
-        policy, training = PRESETS[first.preset]
     else:
-        raise ConfigError(f"unknown preset {first.preset!r}; known presets: {', '.join(PRESETS)}")
+        policy, training = settings(first.preset, first.policy)
+        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": first.policy}
     return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
 
 

@@ -11,7 +11,7 @@ from tiny import NO_IMAGES, SPEC, TINY
 
 from act.checkpoint import FORMAT, check_env_matches, describe, load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
-from act.policies import Observation, Policy, make_policy
+from act.policies import POLICIES, Observation, Policy, make_policy
 
 
 def make(**settings) -> Policy:
@@ -109,8 +109,9 @@ def test_errors_say_what_would_work(tmp_path):
     assert message(tmp_path / "new.pt") == (
         "new.pt has checkpoint format 2, this version reads 1; use the version that wrote it"
     )
-    save(tmp_path / "other.pt", policy, policy="gan")
-    assert message(tmp_path / "other.pt") == "other.pt holds a policy called 'gan'; this version knows act"
+    save(tmp_path / "other.pt", policy, policy="oracle")
+    known = ", ".join(POLICIES)
+    assert message(tmp_path / "other.pt") == f"other.pt holds a policy called 'oracle'; this version knows {known}"
     save(tmp_path / "misfit.pt", policy, weights=make().state_dict())
     assert message(tmp_path / "misfit.pt").startswith("misfit.pt does not fit this version (RuntimeError: Error(s)")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import BLIND, THREE_CAMERAS, TINY, write_episodes
+from tiny import BLIND, THREE_CAMERAS, TINY, family, write_episodes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +27,8 @@ from act.chunking import TemporalEnsemble
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import autocast
 from act.normalizer import Normalizer
-from act.policies import ACTConfig, Batch, Observation, Policy, make_policy
+from act.policies import POLICIES, Batch, Observation, Policy, make_policy
+from act.policies.config import AnsweringConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
@@ -35,11 +36,12 @@ from demos.spec import ALOHA_JOINTS, EpisodeSpec
 
 CUDA = torch.device("cuda")
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (120, 160), "wrist": (120, 160)}, env_state_dim=7)
-CONFIGS: dict[str, ACTConfig] = {
+CONFIGS: dict[str, AnsweringConfig] = {
     **{f"preset {name}": config for name, (config, _) in PRESETS.items()},
     "with poses": replace(TINY, use_env_state=True, keypoints=4, pose_weight=1.0),
     "without pictures": BLIND,
     "learned prior": replace(TINY, keypoints=4, use_vae=True, prior="learned", free_nats=1.0),
+    **{name: family(name) for name in POLICIES if name != "act"},
 }
 
 
@@ -108,7 +110,7 @@ def learn_from(policy: Policy, n: int = 2) -> Batch:
     return Batch(observe(policy, n), torch.randn(n, k, 14, device=CUDA), pad, keyframe=told)
 
 
-def make(config: ACTConfig) -> Policy:
+def make(config: AnsweringConfig) -> Policy:
     return make_policy(config, THREE_CAMERAS if config.d_model < 64 else SPEC, pretrained=False)
 
 

@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import FROZEN, THREE_CAMERAS, descend, make_batch
+from tiny import PLACES, THREE_CAMERAS, descend, make_batch
 
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, Batch, Observation
 from act.reach import moving_tools, reach, tools
 from demos.kinematics import tool_positions
 from envs.aloha import HOME_ACTION
-
-PLACES = replace(FROZEN, use_vae=False, place_weight=1.0)
 
 
 @pytest.fixture

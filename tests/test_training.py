@@ -16,6 +16,7 @@ from act.device import pick_device, pick_dtype
 from act.distributed import ALONE
 from act.errors import ConfigError
 from act.policies import Policy, make_policy
+from act.policies.config import AnsweringConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder, write_atomically
 from act.train import Trainer
@@ -44,13 +45,21 @@ def data(tmp_path_factory) -> Path:
 
 
 def make_trainer(
-    data: Path, out: Path, *, policy_settings=NO_IMAGES, evaluate=None, log=None, world=ALONE, **settings
+    data: Path,
+    out: Path,
+    *,
+    base: AnsweringConfig = TINY,
+    policy_settings=NO_IMAGES,
+    evaluate=None,
+    log=None,
+    world=ALONE,
+    **settings,
 ) -> Trainer:
     config = dataclasses.replace(TRAIN, **settings)
     dataset = ChunkDataset(data, TINY.chunk_size, cameras=(), val_fraction=config.val_fraction, seed=config.seed)
     dataset.cache("ram", torch.device("cpu"))
     torch.manual_seed(config.seed)
-    policy = make_policy(dataclasses.replace(TINY, **{"dropout": 0.1, **policy_settings}), dataset.spec)
+    policy = make_policy(dataclasses.replace(base, **{"dropout": 0.1, **policy_settings}), dataset.spec)
     policy.normalizer.fit(dataset.stats())
     folder = RunFolder(out)
     folder.claim({}, resume=True, free=set())

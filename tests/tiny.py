@@ -1,14 +1,15 @@
 """Tiny episodes, and policies small enough for tests with data to feed them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 
-from act.policies import ACTConfig, ACTPolicy, Batch, Observation
+from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, Observation
+from act.policies.config import AnsweringConfig
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
@@ -42,6 +43,16 @@ FROZEN = replace(
     keypoint_stride=4,
     keyframe_weight=1.0,
 )
+PLACES = replace(FROZEN, use_vae=False, place_weight=1.0)
+
+
+def family(name: str, base: AnsweringConfig = BLIND, **settings) -> AnsweringConfig:
+    """A family's settings, as small as `base`."""
+    shared = {field.name: getattr(base, field.name) for field in fields(AnsweringConfig)}
+    known = {field.name for field in fields(POLICIES[name][0])}
+    own = {"n_style_layers": 1, "latent_dim": 4, "flow_width": 16, "transforms": 1, "critic_width": 8, "bins": 64}
+    own |= {"noise_levels": 20, "sampling_steps": 3, "coefficients": 3} | settings
+    return POLICIES[name][0](**shared, **{key: value for key, value in own.items() if key in known})
 
 
 def write_episodes(

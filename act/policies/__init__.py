@@ -3,17 +3,43 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from act.policies.config import ACTConfig
+from act.policies.config import (
+    ACTConfig,
+    AutoencoderConfig,
+    AutoregressiveConfig,
+    DiffusionConfig,
+    FlowConfig,
+    FlowMatchingConfig,
+    GANConfig,
+    RegressionConfig,
+)
 from demos.spec import EpisodeSpec
 
 if TYPE_CHECKING:
     from act.policies.act import ACTPolicy
     from act.policies.base import Batch, Observation, Policy
 
-__all__ = ["POLICIES", "ACTConfig", "ACTPolicy", "Batch", "Observation", "Policy", "make_policy", "policy_name"]
+__all__ = [
+    "POLICIES",
+    "ACTConfig",
+    "ACTPolicy",
+    "Batch",
+    "Observation",
+    "Policy",
+    "make_policy",
+    "policy_class",
+    "policy_name",
+]
 
 POLICIES: dict[str, tuple[type, str]] = {
     "act": (ACTConfig, "ACTPolicy"),
+    "regression": (RegressionConfig, "RegressionPolicy"),
+    "autoencoder": (AutoencoderConfig, "AutoencoderPolicy"),
+    "gan": (GANConfig, "GANPolicy"),
+    "autoregressive": (AutoregressiveConfig, "AutoregressivePolicy"),
+    "flow": (FlowConfig, "FlowPolicy"),
+    "flow-matching": (FlowMatchingConfig, "FlowMatchingPolicy"),
+    "diffusion": (DiffusionConfig, "DiffusionPolicy"),
 }
 """name, which is also the module's → (config dataclass, policy class built from (config, spec, pretrained))"""
 
@@ -43,6 +69,10 @@ def make_policy(config: Any, spec: EpisodeSpec, *, pretrained: bool = True) -> "
     Raises:
         ConfigError: the config does not fit the spec, or pretrained weights cannot be had.
     """
-    name = policy_name(config)
-    module = importlib.import_module(f"{__name__}.{name}")
-    return getattr(module, POLICIES[name][1])(config, spec, pretrained=pretrained)
+    return policy_class(policy_name(config))(config, spec, pretrained=pretrained)
+
+
+def policy_class(name: str) -> "type[Policy]":
+    """The class of a policy in `POLICIES`."""
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return getattr(module, POLICIES[name][1])

@@ -27,17 +27,15 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act.normalizer import Normalizer
+from act.policies.answering import AnsweringPolicy, Seen, masked_l1
 from act.policies.base import Batch, Observation
 from act.policies.config import ACTConfig
-from act.policies.seeing import SeeingPolicy, transformer_shape, two_layers
+from act.policies.seeing import transformer_shape, two_layers
 from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
-from act.reach import reach, tools
-from demos import kinematics
 from demos.spec import EpisodeSpec
 
 
-class ACTPolicy(SeeingPolicy):
+class ACTPolicy(AnsweringPolicy):
     """See the head of this file.
 
     Args:
@@ -54,9 +52,6 @@ class ACTPolicy(SeeingPolicy):
 
     def __init__(self, config: ACTConfig, spec: EpisodeSpec, *, pretrained: bool = True):
         super().__init__(config, spec, pretrained=pretrained, vectors=int(config.use_vae))
-        tells_places = self.tells_keyframes and config.place_weight > 0 and kinematics.knows(spec.joint_names)
-        if tells_places:
-            self.normalizer = Normalizer(self.normalizer.dims | {"place": 6})
         n_joints, d, k = len(spec.joint_names), config.d_model, config.chunk_size
         shape = transformer_shape(config)
 
@@ -70,12 +65,10 @@ class ACTPolicy(SeeingPolicy):
             self.latent_proj = Float32Linear(config.latent_dim, d)
             self.register_buffer("position_of_style", sinusoid_1d(2 + k, d), persistent=False)
             if config.prior == "learned":
-                seen = len(self.cameras) * d + n_joints + spec.env_state_dim * config.use_env_state
-                self.prior_head = two_layers(seen, d, 2 * config.latent_dim)
+                self.prior_head = two_layers(self.summary_dim, d, 2 * config.latent_dim)
         self.query = nn.Parameter(torch.randn(k, d))
         self.decoder = Decoder(config.n_decoder_layers, *shape)
-        self.action_head = Float32Linear(d, n_joints)
-        self.place_head = Float32Linear(d, 18) if tells_places else None  # see `_places`
+        self._make_heads()
         self.register_load_state_dict_pre_hook(_as_of_now)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -85,42 +78,20 @@ class ACTPolicy(SeeingPolicy):
                   + place_weight · place
         """
         config, observation, target = self.config, batch.observation, self._target(batch)
-        z, kl, price = None, target.new_zeros(()), 0.0
+        z, kl, price = None, target.new_zeros(()), target.new_zeros(())
         image_tokens = self._see(observation)
         if config.use_vae:
-            mu, logvar = self._encode_style(observation, target, batch.is_pad)
+            mu, logvar = self._encode_style(observation, self._style(batch), batch.is_pad)
             z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
             prior = self._prior(observation, image_tokens)
             kl = kl_divergence(mu, logvar, *prior).sum(dim=-1).mean()
             free = kl_divergence(mu.detach(), logvar.detach(), *prior).sum(dim=-1).mean()
             price = torch.where(kl > config.free_nats, kl, free + (config.free_nats - kl).detach())
         keyframe = self._tell_keyframe(observation, image_tokens)
-        decoded = self._decode(observation, image_tokens, z, keyframe)
-        losses = {"l1": masked_l1(self.action_head(decoded), target, batch.is_pad, batch.valid_steps), "kl": kl}
-        losses |= self._auxiliary_losses(batch, image_tokens, keyframe)
-        if self.place_head is not None:
-            places = self.normalizer.normalize("place", tools(batch.action).flatten(-2))
-            told = self._places(decoded, observation.qpos, self._true_keyframe(batch))
-            losses["place"] = masked_l1(told, places, batch.is_pad, batch.valid_steps)
-        weights = {name: getattr(config, f"{name}_weight") for name in losses if name not in ("l1", "kl")}
-        loss = losses["l1"] + config.kl_weight * price + sum(weight * losses[name] for name, weight in weights.items())
-        return {"loss": loss, **losses}
-
-    @torch.no_grad()
-    def predict(
-        self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """The next k actions, (B, k, A), in physical units.
-
-        With z = the prior's mean, 0 if it is standard; or, given (B, latent_dim) standard normal numbers, with
-        z = μ + σ · chance: drawn from the prior. Remembered is where each arm is going (`remembered`).
-        """
-        decoded, keyframe = self._answer(observation, chance, memory)
-        action = self.normalizer.unnormalize("action", self.action_head(decoded))
-        if self.place_head is None or keyframe is None:
-            return action
-        places = self.normalizer.unnormalize("place", self._places(decoded, observation.qpos, keyframe))
-        return reach(action, places.unflatten(-1, (2, 3)))
+        seen = self._with(observation, image_tokens, keyframe, self._style_token(z))
+        told = self._decode(seen, self._goal_in(batch, seen))
+        losses = self._chunk_l1(told, target, batch) | self._auxiliary_losses(batch, image_tokens, keyframe)
+        return self._total(losses | {"kl": kl}, losses["l1"] + config.kl_weight * price)
 
     @property
     def chance_dim(self) -> int:
@@ -135,9 +106,8 @@ class ACTPolicy(SeeingPolicy):
         2016, arXiv 1509.00519). "posterior_std" is the mean σ in those, 1 if nothing is encoded. "kl_dim/00" … are nats
         per dimension, mean over the batch.
         """
-        target = self._target(batch)
-        chunk = self.action_head(self._answer(batch.observation)[0])
-        figures = {"l1_z0": masked_l1(chunk, target, batch.is_pad).item()}
+        target, n = self._style(batch), len(self.spec.joint_names)
+        figures = {"l1_z0": masked_l1(self._generate(batch.observation)[..., :n], target, batch.is_pad).item()}
         if self.config.use_vae:
             mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
             prior_mu, prior_logvar = self._prior(batch.observation, self._see(batch.observation))
@@ -169,9 +139,9 @@ class ACTPolicy(SeeingPolicy):
         """The posterior's mean of z."""
         if not self.config.use_vae:
             return None
-        return self._encode_style(batch.observation, self._target(batch), batch.is_pad)[0]
+        return self._encode_style(batch.observation, self._style(batch), batch.is_pad)[0]
 
-    def _target(self, batch: Batch) -> Tensor:
+    def _style(self, batch: Batch) -> Tensor:
         """Actions as z-scores, (B, k, A); padded ones are zeroed, so not even a NaN there can reach a sum."""
         action = self.normalizer.normalize("action", batch.action)
         return action.masked_fill(rearrange(batch.is_pad, "b k -> b k 1"), 0.0)
@@ -191,46 +161,31 @@ class ACTPolicy(SeeingPolicy):
         if self.prior_head is None:
             zero = observation.qpos.new_zeros(len(observation.qpos), self.config.latent_dim)
             return zero, zero
-        seen = [self._points(image_tokens), self.normalizer.normalize("qpos", observation.qpos)]
-        if self.uses_env_state:
-            seen.append(self._env_state(observation))
-        mu, logvar = self.prior_head(torch.cat(seen, dim=-1)).chunk(2, dim=-1)
+        mu, logvar = self.prior_head(self._summary(observation, image_tokens)).chunk(2, dim=-1)
         return mu, logvar
 
-    def _answer(
-        self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What is decoded (B, k, d_model) with the prior's mean, or a draw from it, and the keyframe it was told."""
+    def _generate(
+        self,
+        observation: Observation,
+        chance: Tensor | None = None,
+        memory: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """A chunk (B, k, C) with z = the prior's mean, 0 if it is standard, or drawn from it, z = μ + σ · chance."""
         image_tokens, z = self._see(observation, memory), None
         if self.config.use_vae:
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
                 z = z + (logvar / 2).exp() * chance
         keyframe = self._tell_keyframe(observation, image_tokens, memory)
-        return self._decode(observation, image_tokens, z, keyframe), keyframe
+        seen = self._with(observation, image_tokens, keyframe, self._style_token(z))
+        return self._decode(seen, keyframe)
 
-    def _decode(
-        self, observation: Observation, image_tokens: Tensor, z: Tensor | None, keyframe: Tensor | None
-    ) -> Tensor:
-        """(B, k, d_model) from an observation, what `_see` and `_tell_keyframe` made of it, and z."""
-        before = [] if z is None else [self.latent_proj(z)]
-        memory, position = self._remember(observation, image_tokens, keyframe, before)
-        return self.decoder(self.query, memory, position)
+    def _style_token(self, z: Tensor | None) -> list[Tensor]:
+        return [] if z is None else [self.latent_proj(z)]
 
-    def _places(self, decoded: Tensor, qpos: Tensor, keyframe: Tensor) -> Tensor:
-        """Where the tools are at each action, (B, k, 6) z-scores, from what is decoded, joints and keyframe (B, 8).
-
-        In each direction an arm's place is a share of where it is now, a share of its keyframe, and what the network
-        adds to them. A way from here to there, a grasp and a place in the world are then the same few numbers wherever
-        the object lies and the hand comes from.
-        """
-        assert self.place_head is not None
-        places = (tools(qpos), self._goal(keyframe))
-        places = (self.normalizer.normalize("place", place.flatten(1)) for place in places)
-        now, goal = (rearrange(place, "b (arm xyz) -> b 1 arm xyz", arm=2) for place in places)
-        told = rearrange(self.place_head(decoded), "b k (arm c) -> b k arm c", arm=2)
-        added, of_now, of_goal = told.chunk(3, dim=-1)
-        return (added + of_now * now + of_goal * goal).flatten(-2)
+    def _decode(self, seen: Seen, keyframe: Tensor | None) -> Tensor:
+        """A chunk (B, k, C) from what is seen, z among it, places measured from a keyframe."""
+        return self._told(self.decoder(self.query, seen.memory, seen.position), seen.qpos, keyframe)
 
 
 def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -245,17 +200,6 @@ def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: o
         if (told := prefix + name) in weights:
             missing = policy.get_parameter(name).shape[1] - weights[told].shape[1]
             weights[told] = F.pad(weights[told], (0, missing))
-
-
-def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:
-    """Mean |prediction - target| over the cells that are no padding: (B, k, A), (B, k, A), (B, k) → scalar float32.
-
-    `valid_steps` per sample are those of this batch, or given: see `Batch`.
-    """
-    valid = rearrange(~is_pad, "b k -> b k 1")
-    total = ((prediction - target) * valid).abs().sum()
-    steps = valid.sum() if valid_steps is None else valid_steps * len(is_pad)
-    return total / (steps * target.shape[-1]).clamp(min=1)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ class Policy(nn.Module, ABC):
         """
         return None
 
+    def log_likelihood(self, batch: Batch) -> Tensor | None:
+        """Of each demonstrated chunk, (B,) nats, if the policy can tell it exactly; None otherwise."""
+        return None
+
     def diagnostics(self, batch: Batch) -> dict[str, float]:
         """Figures worth plotting that are no losses (a latent's KL per dimension, say), by name."""
         return {}

@@ -3,12 +3,15 @@ once.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from act.errors import ConfigError
 
 Sample = Literal["mean", "episode", "chunk"]
 """Of several ways to go on: the one in their middle, or one drawn for a whole episode or at every look."""
+
+SAMPLING = ("sampling_steps", "temperature", "top_p", "codes")
+"""Settings of single families that may be others in a rollout than in training."""
 
 MOST = {
     "chunk_size": 10_000,
@@ -20,6 +23,13 @@ MOST = {
     "backbone_width": 16,
     "keypoints": 4096,
     "latent_dim": 16_384,
+    "bins": 65_536,
+    "coefficients": 10_000,
+    "transforms": 64,
+    "flow_width": 16_384,
+    "critic_width": 16_384,
+    "noise_levels": 100_000,
+    "sampling_steps": 100_000,
 }
 """Far beyond what anybody trains: a mistyped or damaged size is named before memory is asked for."""
 
@@ -139,13 +149,33 @@ class SeeingConfig:
 
 
 @dataclass(frozen=True)
-class ACTConfig(SeeingConfig):
+class AnsweringConfig(SeeingConfig):
+    """The settings of policies that answer with joints, and tell where the tools are."""
+
+    n_decoder_layers: int = 1
+    """Layers of the action decoder, all of them used. ACT's published code builds 7 and uses the first."""
+    place_weight: float = 0.0
+    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told from where it is
+    now and from its keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
+    learnt of one place holds at all others. Of robots whose kinematics are not known it does nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "n_decoder_layers")
+        check_not_negative(self, "place_weight")
+        if self.place_weight and not self.keyframe_weight:
+            raise ConfigError(
+                f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
+                "use --place-weight 0 or --keyframe-weight 1"
+            )
+
+
+@dataclass(frozen=True)
+class ACTConfig(AnsweringConfig):
     """The paper's numbers by default."""
 
     n_style_layers: int = 4
     """Layers of the style encoder q(z | qpos, actions)."""
-    n_decoder_layers: int = 1
-    """Layers of the action decoder, all of them used. The published code builds 7 and uses the first."""
     use_vae: bool = True
     """False leaves out z and the style encoder: plain regression."""
     latent_dim: int = 32
@@ -157,24 +187,133 @@ class ACTConfig(SeeingConfig):
     joint positions."""
     free_nats: float = 0.0
     """KL, as a mean over the batch, below which z costs the style encoder nothing."""
-    place_weight: float = 0.0
-    """Weight of an auxiliary loss: L1 in z-scores of where each arm's tool is at every action, told from where it is
-    now and from its keyframe. In rollouts the joints are then corrected to bring the tools there (`act.reach`): what is
-    learnt of one place holds at all others. Of robots whose kinematics are not known it does nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "n_style_layers", "n_decoder_layers", "latent_dim")
-        check_not_negative(self, "kl_weight", "free_nats", "place_weight")
-        if self.place_weight and not self.keyframe_weight:
-            raise ConfigError(
-                f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
-                "use --place-weight 0 or --keyframe-weight 1"
-            )
+        check_positive(self, "n_style_layers", "latent_dim")
+        check_not_negative(self, "kl_weight", "free_nats")
         if self.prior not in ("standard", "learned"):
             raise ConfigError(f"prior is {self.prior!r}; choose standard or learned")
         if self.use_vae and self.prior == "learned" and not self.keypoints and self.cameras != ():
             raise ConfigError("prior learned has no keypoints to be told from; use --prior standard or --keypoints 32")
+
+
+@dataclass(frozen=True)
+class RegressionConfig(AnsweringConfig):
+    """No latent: the middle of all ways of going on."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(AnsweringConfig):
+    """A latent without a prior."""
+
+    use_vae: ClassVar[bool] = True  # of ACT, whose style encoder this is
+    prior: ClassVar[str] = "standard"
+
+    n_style_layers: int = 1
+    """Layers of the encoder z(qpos, actions)."""
+    latent_dim: int = 32
+    """Length of z."""
+    codes: Literal["gaussian", "code"] = "gaussian"
+    """What z is when one is drawn: from a normal distribution fitted to the codes of the demonstrations, or one of
+    these codes. Where none is drawn, z is 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "n_style_layers", "latent_dim")
+        check_one_of(self, "codes", "gaussian", "code")
+
+
+@dataclass(frozen=True)
+class GANConfig(AnsweringConfig):
+    """A generator, and a critic that tells its chunks from demonstrated ones."""
+
+    latent_dim: int = 32
+    """Length of the generator's noise."""
+    adversarial_weight: float = 0.1
+    """Weight of the critic's judgement in the generator's loss."""
+    l1_weight: float = 1.0
+    """Weight of the L1 to the demonstrated chunk in the generator's loss; 0 is purely adversarial."""
+    critic_width: int = 128
+    """Channels of the critic."""
+    critic_lr: float = 1e-3
+    """Highest learning rate of the critic."""
+    slope_weight: float = 1.0
+    """γ of R1: what the critic pays for being steep where demonstrations are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "latent_dim", "critic_width", "critic_lr")
+        check_not_negative(self, "adversarial_weight", "l1_weight", "slope_weight")
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig(AnsweringConfig):
+    """A chunk as tokens, each predicted from those before it."""
+
+    code: Literal["dct", "bins"] = "dct"
+    """What a token is: a coefficient of the chunk's cosine transform, lowest frequency first, or a value at a step."""
+    coefficients: int = 16
+    """Of the cosine transform, for each number of an action; as many as there are steps at most."""
+    resolution: float = 0.05
+    """Width of a bin, in standard deviations."""
+    bins: int = 1024
+    """How many bins there are, half of them on either side of 0."""
+    temperature: float = 1.0
+    """Of draws; lower ones are nearer to the most likely chunk."""
+    top_p: float = 1.0
+    """Draw among the most likely bins that together have this probability."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "coefficients", "resolution", "bins", "temperature", "top_p")
+        check_one_of(self, "code", "dct", "bins")
+
+
+@dataclass(frozen=True)
+class FlowConfig(AnsweringConfig):
+    """A normalising flow over the leading coefficients of the chunk's cosine transform."""
+
+    coefficients: int = 8
+    """Of the cosine transform, for each number of an action; the rest is told, with noise of learnt scale."""
+    transforms: int = 3
+    """Layers of the flow, each a rational-quadratic spline (Durkan et al. 2019, arXiv 1906.04032)."""
+    flow_width: int = 256
+    """Width of the networks that tell the splines."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "coefficients", "transforms", "flow_width")
+
+
+@dataclass(frozen=True)
+class FlowMatchingConfig(AnsweringConfig):
+    """Noise that flows to a chunk along straight lines."""
+
+    sampling_steps: int = 5
+    """Euler steps from noise to a chunk."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "sampling_steps")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(AnsweringConfig):
+    """Noise that is taken off a chunk little by little."""
+
+    noise_levels: int = 100
+    """Levels of noise in training."""
+    sampling_steps: int = 10
+    """Of them in rollouts (DDIM, Song et al. 2021, arXiv 2010.02502)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "noise_levels", "sampling_steps")
+        if self.sampling_steps > self.noise_levels:
+            raise ConfigError(
+                f"sampling_steps is {self.sampling_steps}, more than noise_levels, {self.noise_levels}; choose fewer"
+            )
 
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -194,6 +333,11 @@ def check_positive(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be positive")
+
+
+def check_one_of(config: object, name: str, *known: str) -> None:
+    if getattr(config, name) not in known:
+        raise ConfigError(f"{name} is {getattr(config, name)!r}; choose {' or '.join(known)}")
 
 
 def check_not_negative(config: object, *names: str) -> None:

@@ -35,10 +35,16 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (B, Q, D), key and value (B, K, D), mask broadcastable to (B, heads, Q, K), True where allowed."""
-        q, k, v = (
-            rearrange(linear(x), "b l (h d) -> b h l d", h=self.n_heads)
-            for linear, x in ((self.query, query), (self.key, key), (self.value, value))
-        )
+        return self.attend(query, *self.project(key, value), mask)
+
+    def project(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What `attend` needs of keys and values, each (B, heads, K, D / heads)."""
+        k, v = self.key(key), self.value(value)
+        return tuple(rearrange(x, "b l (h d) -> b h l d", h=self.n_heads) for x in (k, v))  # pyright: ignore
+
+    def attend(self, query: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`forward` with keys and values that were projected before."""
+        q = rearrange(self.query(query), "b l (h d) -> b h l d", h=self.n_heads)
         dropout = self.dropout if self.training else 0.0
         if q.is_cpu:  # the bfloat16 kernel's backward pass is six times slower than the float32 one (torch 2.15)
             with torch.autocast("cpu", enabled=False):
@@ -129,16 +135,19 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """k learned queries (k, D) read the memory (B, L, D) at positions (L, D); the LAST layer answers, (B, k, D)."""
+    """k learned queries (k, D) read the memory (B, L, D) at positions (L, D); the LAST layer answers, (B, k, D).
+
+    They begin with nothing, or with x (B, k, D).
+    """
 
     def __init__(self, n_layers: int, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(d_model, n_heads, ffn_dim, dropout, pre_norm) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, query: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+    def forward(self, query: Tensor, memory: Tensor, position: Tensor, x: Tensor | None = None) -> Tensor:
         memory_key = memory + position
-        x = torch.zeros_like(query).expand(len(memory), -1, -1)
+        x = torch.zeros_like(query).expand(len(memory), -1, -1) if x is None else x
         for layer in self.layers:
             x = layer(x, query, memory_key, memory)
         return self.norm(x)
