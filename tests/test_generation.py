@@ -203,8 +203,9 @@ def test_more_steps_of_a_denoiser_end_near_the_same_chunk(name):
         again = make_policy(replace(policy.config, sampling_steps=steps), TOY).eval()
         again.load_state_dict(policy.state_dict())
         answers[steps] = again.predict(observation, chance)
-    apart = [(answers[a] - answers[b]).abs().mean() for a, b in ((25, 50), (50, 100))]
-    assert apart[1] < apart[0] < 0.2
+    apart = (answers[50] - answers[100]).norm(dim=-1)
+    assert (apart > 0.3).float().mean() < 0.1  # those on the watershed between the circles
+    assert apart.median() < (answers[25] - answers[50]).norm(dim=-1).median() < 0.1
 
 
 def test_a_diffusion_takes_the_steps_of_diffusers():

@@ -1,22 +1,18 @@
 """Diffusion: noise is taken off a chunk little by little (Ho et al. 2020, arXiv 2006.11239; Chi et al. 2023, arXiv
 2303.04137, of robots), on a schedule of Hugging Face's diffusers.
 
-The network tells the chunk without noise; errors at little noise count more, up to a bound (min-SNR, Hang et al. 2023,
-arXiv 2303.09556). A rollout takes a few of the levels (DDIM, Song et al. 2021, arXiv 2010.02502), and draws nothing but
-the noise that it begins with.
+The network tells the chunk without noise, and learns from its L1 (see `act.policies.flow_matching`). A rollout takes a
+few of the levels (DDIM, Song et al. 2021, arXiv 2010.02502), and draws nothing but the noise that it begins with.
 """
 
 import torch
 from torch import Tensor
 
 from act.errors import ConfigError
-from act.policies.answering import masked_mean
 from act.policies.base import Batch, Observation
 from act.policies.config import DiffusionConfig
 from act.policies.denoising import DenoisingPolicy
 from demos.spec import EpisodeSpec
-
-MOST = 5.0  # weight of an error, γ of min-SNR
 
 
 class DiffusionPolicy(DenoisingPolicy):
@@ -45,21 +41,14 @@ class DiffusionPolicy(DenoisingPolicy):
         self.shares: list[float] = scheduler.alphas_cumprod[self.levels].tolist()  # ᾱ at these levels
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss", "denoised", "l1"} and perhaps "pose", "keyframe", "place".
-
-        "denoised" is the weighed mean squared error of the told chunk, "l1" and "place" its L1 in z-scores, which is
-        not learnt from.
-        """
+        """{"loss", "l1"} and perhaps "pose", "keyframe", "place": mean errors in z-scores, over all levels of noise."""
         seen, target = self._look(batch.observation), self._target(batch)
         level = torch.randint(self.config.noise_levels, (len(target),), device=target.device)
         kept = self.kept[level][:, None, None]
         noisy = kept.sqrt() * target + (1 - kept).sqrt() * torch.randn_like(target)
         told = self._denoise(noisy, level / self.config.noise_levels, seen, self._goal_in(batch, seen))
-        weight = (kept / (1 - kept)).clamp(max=MOST)
-        denoised = masked_mean(weight * (told - target).square(), batch.is_pad, batch.valid_steps)
-        watched = {name: value.detach() for name, value in self._chunk_l1(told, target, batch).items()}
-        losses = {"denoised": denoised} | self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe)
-        return self._total(losses, denoised) | watched
+        losses = self._chunk_l1(told, target, batch)
+        return self._total(losses | self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe), losses["l1"])
 
     def _generate(
         self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
