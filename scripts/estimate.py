@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
 
 import torch
 
@@ -16,7 +15,7 @@ from demos.experts import HORIZON, ScriptedExpert
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from envs import env_id
 from envs.rollout import VectorEnv, make_vector_env, rollout
-from scripts.benchmarks.learning import make_batch, trainer_of
+from scripts.benchmarks.learning import make_batch, timed, trainer_of
 
 CAMERAS = {"top": (120, 160)}
 PATIENCE, WARM = 0.4, 4  # s for each kind of work, after so many pieces of it
@@ -81,13 +80,4 @@ def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float
 
 def _mean_seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
     """Of one piece of work, after some that are not counted."""
-    for _ in range(WARM):
-        work()
-    start = time.perf_counter()
-    for done in count(1):
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if (spent := time.perf_counter() - start) > PATIENCE:
-            return spent / done
-    raise AssertionError
+    return timed(work, max(1, round(PATIENCE / timed(work, WARM, device))), device)

@@ -1,12 +1,11 @@
 """What holds for every way of generating a chunk: it learns, answers, resumes exactly, and goes through the scripts."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_distributed import run, torchrun
 from test_scripts import script
 from test_training import curve, make_trainer
 from tiny import BLIND, PLACES, THREE_CAMERAS, family, make_batch, write_episodes
@@ -99,15 +98,7 @@ def test_two_processes_take_the_step_of_one(tmp_path):
     program.write_text(TWO_RANKS)
     for n in (1, 2):
         (tmp_path / str(n)).mkdir()
-        engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-        done = subprocess.run(
-            [*engine, program, data, tmp_path / str(n)],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[1],
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        run(torchrun(n, program, data, tmp_path / str(n)))
     for name in NOTHING_RANDOM:
         one, two = (torch.load(tmp_path / str(n) / f"{name}.pt") for n in (1, 2))
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)

@@ -27,7 +27,7 @@ def test_tools_are_where_the_kinematics_put_them_and_move_as_their_derivative_sa
     places, jacobian = moving_tools(joints)
     assert torch.equal(places, tools(joints))
     np.testing.assert_allclose(places.flatten(-2), tool_positions(joints.numpy()), atol=1e-12)
-    derivative = torch.as_tensor(torch.autograd.functional.jacobian(lambda q: tools(q), joints[0, 0]))  # (2, 3, 14)
+    derivative = torch.as_tensor(torch.autograd.functional.jacobian(tools, joints[0, 0]))  # (2, 3, 14)
     for arm in range(2):
         own = derivative[arm, :, 7 * arm : 7 * arm + 6].T
         torch.testing.assert_close(jacobian[0, 0, arm], own)

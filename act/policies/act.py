@@ -27,11 +27,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act.policies.answering import AnsweringPolicy, Seen, masked_l1
+from act.policies.answering import AnsweringPolicy, masked_l1
 from act.policies.base import Batch, Observation
 from act.policies.config import ACTConfig
 from act.policies.seeing import transformer_shape, two_layers
-from act.policies.transformer import Decoder, Encoder, Float32Linear, sinusoid_1d
+from act.policies.transformer import Encoder, Float32Linear, sinusoid_1d
 from demos.spec import EpisodeSpec
 
 
@@ -66,9 +66,7 @@ class ACTPolicy(AnsweringPolicy):
             self.register_buffer("position_of_style", sinusoid_1d(2 + k, d), persistent=False)
             if config.prior == "learned":
                 self.prior_head = two_layers(self.summary_dim, d, 2 * config.latent_dim)
-        self.query = nn.Parameter(torch.randn(k, d))
-        self.decoder = Decoder(config.n_decoder_layers, *shape)
-        self._make_heads()
+        self._make_decoder()
         self.register_load_state_dict_pre_hook(_as_of_now)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -182,10 +180,6 @@ class ACTPolicy(AnsweringPolicy):
 
     def _style_token(self, z: Tensor | None) -> list[Tensor]:
         return [] if z is None else [self.latent_proj(z)]
-
-    def _decode(self, seen: Seen, keyframe: Tensor | None) -> Tensor:
-        """A chunk (B, k, C) from what is seen, z among it, places measured from a keyframe."""
-        return self._told(self.decoder(self.query, seen.memory, seen.position), seen.qpos, keyframe)
 
 
 def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:

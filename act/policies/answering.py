@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from act.normalizer import Normalizer
 from act.policies.base import Batch, Observation
 from act.policies.config import AnsweringConfig
-from act.policies.seeing import SeeingPolicy
-from act.policies.transformer import Float32Linear
+from act.policies.seeing import SeeingPolicy, transformer_shape
+from act.policies.transformer import Decoder, Float32Linear
 from act.reach import reach, tools
 from demos import kinematics
 from demos.spec import EpisodeSpec
@@ -37,7 +37,7 @@ class Seen:
 class AnsweringPolicy(SeeingPolicy):
     """A policy that sees as `SeeingPolicy` does and answers with a chunk; see the head of this file.
 
-    A subclass calls `_make_heads` at the end of its constructor if it decodes chunks from tokens.
+    A subclass calls `_make_decoder` in its constructor if it decodes chunks from the memory (`_decode`).
     """
 
     config: AnsweringConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -50,9 +50,11 @@ class AnsweringPolicy(SeeingPolicy):
             self.normalizer = Normalizer(self.normalizer.dims | {"place": 6})
         self.chunk_dim = len(spec.joint_names) + 6 * self.tells_places  # C
 
-    def _make_heads(self) -> None:
-        """What reads a chunk off k decoded tokens, see `_told`."""
+    def _make_decoder(self, more: int = 0) -> None:
+        """What decodes k tokens from the memory, and `more`, and reads a chunk off the k, see `_told`."""
         d = self.config.d_model
+        self.query = nn.Parameter(torch.randn(self.chunk_size + more, d))
+        self.decoder = Decoder(self.config.n_decoder_layers, *transformer_shape(self.config))
         self.action_head = Float32Linear(d, len(self.spec.joint_names))
         self.place_head = Float32Linear(d, 18) if self.tells_places else None
 
@@ -100,6 +102,10 @@ class AnsweringPolicy(SeeingPolicy):
             return chunk
         places = self.normalizer.normalize("place", tools(batch.action).flatten(-2))
         return torch.cat([chunk, places], dim=-1)
+
+    def _decode(self, seen: Seen, keyframe: Tensor | None, begin: Tensor | None = None) -> Tensor:
+        """A chunk (B, k, C) from what is seen, places measured from a keyframe; `begin`: see `Decoder`."""
+        return self._told(self.decoder(self.query, seen.memory, seen.position, begin), seen.qpos, keyframe)
 
     def _told(self, decoded: Tensor, qpos: Tensor, keyframe: Tensor | None) -> Tensor:
         """A chunk (B, k, C) read off decoded tokens (B, k, d_model)."""
@@ -157,11 +163,6 @@ def masked_l1(prediction: Tensor, target: Tensor, is_pad: Tensor, valid_steps: T
     `valid_steps` per sample are those of this batch, or given: see `Batch`. What stands in the padding never counts,
     not even a NaN.
     """
-    return masked_mean((prediction - target).abs(), is_pad, valid_steps)
-
-
-def masked_mean(values: Tensor, is_pad: Tensor, valid_steps: Tensor | None = None) -> Tensor:
-    """Mean of (B, k, A) over the cells that are no padding, as `masked_l1` counts them."""
-    total = values.masked_fill(rearrange(is_pad, "b k -> b k 1"), 0.0).sum()
+    total = (prediction - target).abs().masked_fill(rearrange(is_pad, "b k -> b k 1"), 0.0).sum()
     steps = (~is_pad).sum() if valid_steps is None else valid_steps * len(is_pad)
-    return total / (steps * values.shape[-1]).clamp(min=1)
+    return total / (steps * target.shape[-1]).clamp(min=1)

@@ -5,12 +5,12 @@ Its decoder and heads are those of ACT, but that the queries begin with the nois
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from act.policies.answering import AnsweringPolicy, Seen
 from act.policies.config import AnsweringConfig
-from act.policies.seeing import transformer_shape, two_layers
-from act.policies.transformer import Decoder, Float32Linear
+from act.policies.seeing import two_layers
+from act.policies.transformer import Float32Linear
 from demos.spec import EpisodeSpec
 
 WAVES = 32  # that tell a level of noise
@@ -24,12 +24,10 @@ class DenoisingPolicy(AnsweringPolicy):
     def __init__(self, config: AnsweringConfig, spec: EpisodeSpec, *, pretrained: bool = True):
         super().__init__(config, spec, pretrained=pretrained)
         d = config.d_model
-        self.query = nn.Parameter(torch.randn(config.chunk_size, d))
         self.chunk_proj = Float32Linear(self.chunk_dim, d)
         self.level_proj = two_layers(2 * WAVES, d, d)
         self.register_buffer("frequencies", torch.logspace(0, 3, WAVES), persistent=False)
-        self.decoder = Decoder(config.n_decoder_layers, *transformer_shape(config))
-        self._make_heads()
+        self._make_decoder()
 
     @property
     def chance_dim(self) -> int:
@@ -40,7 +38,7 @@ class DenoisingPolicy(AnsweringPolicy):
         angles = level[:, None] * self.frequencies
         told = self.level_proj(torch.cat([angles.sin(), angles.cos()], dim=-1))
         begin = self.chunk_proj(noisy) + told[:, None]
-        return self._told(self.decoder(self.query, seen.memory, seen.position, begin), seen.qpos, goal)
+        return self._decode(seen, goal, begin)
 
     def _noise(self, n: int, chance: Tensor | None) -> Tensor:
         """(n, k, C) that a chunk is made from; without chance none, which is the middle of all noise."""

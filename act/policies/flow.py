@@ -9,15 +9,14 @@ The others, small and many, keep independent normal noise of learnt scale.
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from act.errors import ConfigError
 from act.policies.answering import AnsweringPolicy, Seen
 from act.policies.base import Batch, Observation
 from act.policies.config import FlowConfig
-from act.policies.seeing import transformer_shape, two_layers
+from act.policies.seeing import two_layers
 from act.policies.spectrum import cosines
-from act.policies.transformer import Decoder
 from demos.spec import EpisodeSpec
 
 
@@ -39,9 +38,7 @@ class FlowPolicy(AnsweringPolicy):
             raise ConfigError('--policy flow needs zuko: pip install -e ".[families]"') from error
         d, k = config.d_model, config.chunk_size
         self.register_buffer("basis", cosines(k, k), persistent=False)
-        self.query = nn.Parameter(torch.randn(k + 1, d))  # one more, for the flow's context
-        self.decoder = Decoder(config.n_decoder_layers, *transformer_shape(config))
-        self._make_heads()
+        self._make_decoder(more=1)  # for the flow's context
         self.leading = min(config.coefficients, k) * self.chunk_dim
         self.spread_head = two_layers(d, d, k * self.chunk_dim)  # log of standard deviations
         width = (config.flow_width, config.flow_width)

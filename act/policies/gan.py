@@ -17,8 +17,7 @@ from torch.func import functional_call
 from act.policies.answering import AnsweringPolicy
 from act.policies.base import Batch, Observation
 from act.policies.config import GANConfig
-from act.policies.seeing import transformer_shape
-from act.policies.transformer import Decoder, Float32Linear
+from act.policies.transformer import Float32Linear
 from demos.spec import EpisodeSpec
 
 BETAS = (0.0, 0.99)  # of AdamW: the moment of a gradient whose goal moves is of no use
@@ -32,11 +31,8 @@ class GANPolicy(AnsweringPolicy):
 
     def __init__(self, config: GANConfig, spec: EpisodeSpec, *, pretrained: bool = True):
         super().__init__(config, spec, pretrained=pretrained, vectors=1)
-        d = config.d_model
-        self.noise_proj = Float32Linear(config.latent_dim, d)
-        self.query = nn.Parameter(torch.randn(config.chunk_size, d))
-        self.decoder = Decoder(config.n_decoder_layers, *transformer_shape(config))
-        self._make_heads()
+        self.noise_proj = Float32Linear(config.latent_dim, config.d_model)
+        self._make_decoder()
         self.critic = Critic(self.chunk_dim, self.summary_dim, config.critic_width)
 
     @property
@@ -63,7 +59,7 @@ class GANPolicy(AnsweringPolicy):
         keyframe = self._tell_keyframe(batch.observation, image_tokens)
         noise = torch.randn(len(target), config.latent_dim, device=target.device)
         seen = self._with(batch.observation, image_tokens, keyframe, [self.noise_proj(noise)])
-        made = self._told(self.decoder(self.query, seen.memory, seen.position), seen.qpos, self._goal_in(batch, seen))
+        made = self._decode(seen, self._goal_in(batch, seen))
         condition = self._summary(batch.observation, image_tokens).detach()
         beside = target + BESIDE * torch.randn_like(target)
         judged = self.critic(torch.cat([target, made.detach(), beside]), condition.repeat(3, 1))
@@ -89,7 +85,7 @@ class GANPolicy(AnsweringPolicy):
         n = len(observation.qpos)
         noise = observation.qpos.new_zeros(n, self.config.latent_dim) if chance is None else chance
         seen = self._with(observation, image_tokens, keyframe, [self.noise_proj(noise)])
-        return self._told(self.decoder(self.query, seen.memory, seen.position), seen.qpos, keyframe)
+        return self._decode(seen, keyframe)
 
 
 class Critic(nn.Module):
