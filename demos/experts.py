@@ -17,6 +17,7 @@ away where it is going, they have to look.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -25,6 +26,7 @@ from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_ve
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
 OPEN, CLOSED = 1.0, 0.0
+OTHER = {"left": "right", "right": "left"}
 RAMP = 8  # steps in which a motion gathers speed, and in which it loses it
 SETTLE = 22  # steps without a detour before something is touched
 HORIZON = 400
@@ -58,15 +60,21 @@ def tool_rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np
 DOWN = {"left": tool_rotation(pitch=90), "right": tool_rotation(yaw=180, pitch=90)}
 
 
-def plan_transfer_cube(env_state: np.ndarray) -> Plan:
-    """The right arm fetches the cube and offers it in the middle; the left arm, turned by 90°, takes it from there."""
+SIDE = {"left": tool_rotation(roll=90), "right": tool_rotation(yaw=180, roll=90)}
+OUTWARDS = {"left": -1, "right": 1}
+"""Where along x an arm stands."""
+
+
+def plan_hand_over(env_state: np.ndarray, giver: str = "right") -> Plan:
+    """One arm fetches the cube and offers it in the middle; the other one, turned by 90°, takes it from there."""
+    receiver, out = OTHER[giver], OUTWARDS[giver]
     cube = np.array([*env_state[:2], 0.02])
     meeting = np.array([0.0, 0.5, 0.25])
     grasp = cube + [0.0, 0.0, 0.015]
-    offered = meeting - [0.0, 0.0, 0.015]  # where the cube is when the right hand is at the meeting point
-    down, side = DOWN["right"], tool_rotation(roll=90)
+    offered = meeting - [0.0, 0.0, 0.015]  # where the cube is when the giving hand is at the meeting point
+    down, side = DOWN[giver], SIDE[receiver]
     return {
-        "right": [
+        giver: [
             Waypoint(70, grasp + [0, 0, 0.08], down, OPEN),
             Waypoint(105, grasp, down, OPEN, straight=True, steady=SETTLE),
             Waypoint(120, grasp, down, CLOSED, straight=True),
@@ -74,15 +82,15 @@ def plan_transfer_cube(env_state: np.ndarray) -> Plan:
             Waypoint(205, meeting, down, CLOSED, steady=SETTLE),
             Waypoint(256, meeting, down, CLOSED, straight=True),
             Waypoint(276, meeting, down, OPEN, straight=True),
-            Waypoint(316, meeting + [0.10, 0, 0.06], down, OPEN, straight=True),
+            Waypoint(316, meeting + [0.10 * out, 0, 0.06], down, OPEN, straight=True),
         ],
-        "left": [
-            Waypoint(110, offered + [-0.16, 0, 0], side, OPEN),
-            Waypoint(200, offered + [-0.09, 0, 0], side, OPEN, steady=SETTLE),
+        receiver: [
+            Waypoint(110, offered + [-0.16 * out, 0, 0], side, OPEN),
+            Waypoint(200, offered + [-0.09 * out, 0, 0], side, OPEN, steady=SETTLE),
             Waypoint(240, offered, side, OPEN, straight=True),
             Waypoint(256, offered, side, CLOSED, straight=True),
             Waypoint(276, offered, side, CLOSED, straight=True),
-            Waypoint(326, offered + [-0.10, 0, 0.02], side, CLOSED, straight=True),
+            Waypoint(326, offered + [-0.10 * out, 0, 0.02], side, CLOSED, straight=True),
         ],
     }
 
@@ -114,10 +122,12 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
     return plan
 
 
-PLANS: dict[str, Callable[[np.ndarray], Plan]] = {
-    "BimanualTransferCube-v0": plan_transfer_cube,
-    "BimanualInsertion-v0": plan_insertion,
+PLANS: dict[str, dict[str, Callable[[np.ndarray], Plan]]] = {
+    "BimanualTransferCube-v0": {"": plan_hand_over},
+    "BimanualInsertion-v0": {"": plan_insertion},
+    "BimanualHandOver-v0": {giver: partial(plan_hand_over, giver=giver) for giver in ARMS},
 }
+"""Task → the ways to do it → the plan; "" where there is one way."""
 
 
 class ScriptedExpert:
@@ -130,6 +140,7 @@ class ScriptedExpert:
     Attributes:
         intended: (N, 14) what the last call would have commanded without detours.
         length: steps of an episode.
+        ways: of the present episodes, "" where the task has one. Where it has several, chance decides.
 
     Raises:
         ValueError: no expert for this environment.
@@ -142,11 +153,13 @@ class ScriptedExpert:
     def __init__(self, env_id: str, noise: float = 0.0):
         if env_id not in PLANS:
             raise ValueError(f"there is no scripted expert for {env_id!r}; there are for: {', '.join(PLANS)}")
-        self.plan, self.noise, self.ik = PLANS[env_id], noise, BimanualIK()
+        self.plans, self.noise, self.ik = PLANS[env_id], noise, BimanualIK()
+        self.ways: list[str] = []
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        states = zip(seeds, observation["env_state"], strict=True)
-        episodes = [self.commands(seed, state) for seed, state in states]
+        self.ways = [choose(self.plans, seed) for seed in seeds]
+        given = zip(seeds, observation["env_state"], self.ways, strict=True)
+        episodes = [self.commands(*each) for each in given]
         self._commands, self._intentions = (
             np.stack(each, axis=1) for each in zip(*episodes, strict=True)
         )  # (T, N, 14)
@@ -160,12 +173,12 @@ class ScriptedExpert:
         self._t, self.intended = t + 1, self._intentions[t]
         return self._commands[t]
 
-    def commands(self, seed: int, env_state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def commands(self, seed: int, env_state: np.ndarray, way: str = "") -> tuple[np.ndarray, np.ndarray]:
         """A whole episode from the object poses at its start: what is commanded, and what would be without detours.
 
         Both are (T, 14) float32.
         """
-        plan = self.plan(env_state.astype(np.float64))
+        plan = self.plans[way](env_state.astype(np.float64))
         # A stream of its own, so that the detours do not repeat the numbers that placed the objects.
         rng = np.random.default_rng([seed, 0xDE])
         commanded, intended = [], []
@@ -214,6 +227,11 @@ class ScriptedExpert:
         if miss > 2e-3 or turn > 2e-2:
             raise ValueError(f"the {arm} arm cannot reach {position}: it misses by {miss * 1e3:.1f} mm, {turn:.3f} rad")
         return joints
+
+
+def choose(ways: Mapping[str, object], seed: int) -> str:
+    """Which way an episode goes, each as often as the others. By a stream of its own, so that nothing else changes."""
+    return list(ways)[np.random.default_rng([seed, 0x3A]).integers(len(ways))]
 
 
 def progress(steps: int) -> np.ndarray:

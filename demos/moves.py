@@ -15,12 +15,13 @@ waypoints on straight lines at constant speed, gripper openings linear in time. 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from demos.experts import CLOSED, OPEN, tool_rotation
+from demos.experts import CLOSED, OPEN, OTHER, OUTWARDS, SIDE, tool_rotation
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
@@ -68,37 +69,38 @@ def length(moves: list[Move]) -> float:
     return sum(move.steps for move in moves)
 
 
-def script_transfer_cube(env_state: np.ndarray, home: dict[str, Move]) -> Script:
-    """Published waypoints, right arm: 90, 130, 170, 200 | 220, 310, 360; left arm: 100, 260, 310, 360; end at 400.
+def script_hand_over(env_state: np.ndarray, home: dict[str, Move], giver: str = "right") -> Script:
+    """Published waypoints, giver (right): 90, 130, 170, 200 | 220, 310, 360; receiver: 100, 260, 310, 360; end at 400.
 
-    They meet at step 200. The left arm is then on its way from 0.10 m before the meeting point to 0.02 m beyond it.
+    They meet at step 200. The receiver is then on its way from 0.10 m before the meeting point to 0.02 m beyond it.
     """
+    receiver, out = OTHER[giver], OUTWARDS[giver]
     cube, meeting = env_state[:3], np.array([0.0, 0.5, 0.25])
-    pick, side, level = picking("right"), tool_rotation(roll=90), tool_rotation()
-    near, taking, clear = (meeting + [x, 0, -0.02] for x in (-0.1, 0.02, -0.1))
-    back = meeting + [0.1, 0, 0]
-    right = [
-        home["right"],
+    pick, side, level = picking(giver), SIDE[receiver], picking(receiver, pitch=0)
+    near, taking, clear = (meeting + [x * out, 0, -0.02] for x in (-0.1, 0.02, -0.1))
+    back = meeting + [0.1 * out, 0, 0]
+    giving = [
+        home[giver],
         Move("over", 90, cube + [0, 0, 0.08], pick, OPEN),
         Move("reach", 40, cube + [0, 0, -0.015], pick, OPEN),
         Move("close", 40, cube + [0, 0, -0.015], pick, CLOSED),
-        Move("free", 30, meeting + [0.05, 0, 0], pick, CLOSED),
+        Move("free", 30, meeting + [0.05 * out, 0, 0], pick, CLOSED),
     ]
-    left = [
-        home["left"],
+    receiving = [
+        home[receiver],
         Move("free", 100, near, side, OPEN),
         Move("free", 100, near + 100 / 160 * (taking - near), side, OPEN),
     ]
-    # The right hand opens from 220 to 310, which the left hand's waypoint at 260 cuts in two.
+    # The giving hand opens from 220 to 310, which the receiving hand's waypoint at 260 cuts in two.
     together = {
-        "right": [
+        giver: [
             Move("touch", 20, meeting, pick, CLOSED),
             Move("touch", 40, meeting, pick, 40 / 90, busy=True),
             Move("touch", 50, meeting, pick, OPEN),
             Move("free", 50, back, pick, OPEN),
             Move("wait", 40, back, pick, OPEN),
         ],
-        "left": [
+        receiver: [
             Move("touch", 20, near + 120 / 160 * (taking - near), side, OPEN),
             Move("touch", 40, taking, side, OPEN, busy=True),
             Move("touch", 50, taking, side, CLOSED),
@@ -106,7 +108,7 @@ def script_transfer_cube(env_state: np.ndarray, home: dict[str, Move]) -> Script
             Move("wait", 40, clear, level, CLOSED),
         ],
     }
-    return Script({"left": left, "right": right}, together)
+    return Script({receiver: receiving, giver: giving}, together)
 
 
 def script_insertion(env_state: np.ndarray, home: dict[str, Move]) -> Script:
@@ -128,10 +130,12 @@ def script_insertion(env_state: np.ndarray, home: dict[str, Move]) -> Script:
     return Script(alone, together)
 
 
-SCRIPTS: dict[str, Callable[[np.ndarray, dict[str, Move]], Script]] = {
-    "BimanualTransferCube-v0": script_transfer_cube,
-    "BimanualInsertion-v0": script_insertion,
+SCRIPTS: dict[str, dict[str, Callable[[np.ndarray, dict[str, Move]], Script]]] = {
+    "BimanualTransferCube-v0": {"": script_hand_over},
+    "BimanualInsertion-v0": {"": script_insertion},
+    "BimanualHandOver-v0": {giver: partial(script_hand_over, giver=giver) for giver in ARMS},
 }
+"""Task → the ways to do it → the script; "" where there is one way."""
 
 
 def picking(arm: str, pitch: float = PITCH) -> np.ndarray:

@@ -20,6 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from demos.experts import choose
 from demos.moves import PITCH, SCRIPTS, Hands, Move, Script, length, pause, picking
 from demos.spec import EpisodeError
 from envs.aloha import ARMS, FPS
@@ -209,6 +210,7 @@ class Operator:
 
     Attributes:
         length: steps of the longest of the present episodes; the agent holds its last command afterwards.
+        ways: of the present episodes, as the scripted expert's.
 
     Raises:
         EpisodeError: an unknown operator, trait or task.
@@ -225,13 +227,15 @@ class Operator:
         for trait in traits:
             if trait not in TRAITS:
                 raise EpisodeError(f"unknown trait {trait!r}; known traits: {', '.join(TRAITS)}")
-        self.name, self.added, self.script = name, frozenset(traits), SCRIPTS[env_id]
+        self.name, self.added, self.scripts = name, frozenset(traits), SCRIPTS[env_id]
+        self.ways: list[str] = []
         self.hands = Hands()
         self.length = 0
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        states = zip(seeds, observation["env_state"], strict=True)
-        self._commands = [self.commands(seed, state) for seed, state in states]
+        self.ways = [choose(self.scripts, seed) for seed in seeds]
+        given = zip(seeds, observation["env_state"], self.ways, strict=True)
+        self._commands = [self.commands(*each) for each in given]
         self.length, self._t = max(map(len, self._commands)), 0
 
     def looks(self) -> bool:
@@ -241,10 +245,10 @@ class Operator:
         t, self._t = self._t, self._t + 1
         return np.stack([commands[min(t, len(commands) - 1)] for commands in self._commands])
 
-    def commands(self, seed: int, env_state: np.ndarray) -> np.ndarray:
+    def commands(self, seed: int, env_state: np.ndarray, way: str = "") -> np.ndarray:
         """A whole episode from the object poses at its start, (T, 14) float32."""
         rng = np.random.default_rng([seed, 0x0F])
-        script = self.script(env_state.astype(np.float64), {arm: self.hands.home(arm) for arm in ARMS})
+        script = self.scripts[way](env_state.astype(np.float64), {arm: self.hands.home(arm) for arm in ARMS})
         given = OPERATORS[self.name]
         for name, trait in TRAITS.items():
             own = np.random.default_rng(rng.integers(2**63))  # a trait draws the same, whatever the others do

@@ -253,7 +253,8 @@ class _Recorder:
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
                 if step.t + 1 == expert.length:
-                    return writer.close(*success) if success[0] else None
+                    way = {"way": expert.ways[0]} if expert.ways[0] else {}
+                    return writer.close(*success, way) if success[0] else None
         raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
 
 

@@ -22,11 +22,13 @@ class EnvError(ValueError):
 TASKS = {
     "transfer_cube": "BimanualTransferCube-v0",
     "insertion": "BimanualInsertion-v0",
+    "hand_over": "BimanualHandOver-v0",
 }
 """Short task names of the command line → Gymnasium ids. A new task is one file, one line here and one below."""
 
 gym.register(TASKS["transfer_cube"], entry_point="envs.transfer_cube:TransferCubeEnv")
 gym.register(TASKS["insertion"], entry_point="envs.insertion:InsertionEnv")
+gym.register(TASKS["hand_over"], entry_point="envs.hand_over:HandOverEnv")
 
 
 def env_id(task: str) -> str:

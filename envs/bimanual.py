@@ -44,7 +44,8 @@ class BimanualEnv(gym.Env, ABC):
     Action: (14,) float32, absolute joint position targets in rad, grippers 0 closed … 1 open, held for 0.02 s.
 
     Reward: the stage reached, 0 … 4. `info` holds `is_success` (strict, see the task), `is_success_published` (the
-    highest reward so far is 4, as in the ACT paper) and the boolean terms of the stages as `term/<name>`.
+    highest reward so far is 4, as in the ACT paper), the boolean terms of the stages as `term/<name>` and, where a task
+    can be done in several ways, which one the episode takes as `way/<name>`.
 
     Args:
         cameras: names of the cameras to observe, all of size `height` × `width`, or a dict name → (height, width).
@@ -64,6 +65,7 @@ class BimanualEnv(gym.Env, ABC):
     model_file: ClassVar[str]
     task: ClassVar[str]  # what to do, in words
     objects: ClassVar[tuple[str, ...]]  # free bodies, in the order of env_state
+    ways: ClassVar[tuple[str, ...]] = ()  # names of the ways to do it, where there are several
     HOLD_STEPS: ClassVar[int] = 25  # strict success must hold for this many consecutive steps: 0.5 s
 
     def __init__(
@@ -151,6 +153,10 @@ class BimanualEnv(gym.Env, ABC):
     def stage(self, terms: dict[str, bool]) -> int:
         """The reward, 0 … 4, as published."""
 
+    def takes(self, terms: dict[str, bool]) -> str:
+        """Which of `ways` the episode takes, where that shows now; "" otherwise. The first one told is kept, `way`."""
+        return ""
+
     @abstractmethod
     def holds(self, terms: dict[str, bool]) -> bool:
         """Whether the strict goal is met at this instant; `is_success` needs it for `HOLD_STEPS` steps in a row."""
@@ -166,7 +172,7 @@ class BimanualEnv(gym.Env, ABC):
         poses = self.place(self.np_random)
         self.data.qpos[self._object_qpos] = np.concatenate([poses[name] for name in self.objects])
         mujoco.mj_forward(self.model, self.data)
-        self._t, self._held, self._best, self._success = 0, 0, 0, False
+        self._t, self._held, self._best, self._success, self.way = 0, 0, 0, False, ""
         _, info = self._judge()
         self._show()
         return self._observe(), info
@@ -239,11 +245,13 @@ class BimanualEnv(gym.Env, ABC):
     def _judge(self) -> tuple[int, dict[str, Any]]:
         parts = self._part_of_geom[self.data.contact.geom]  # (contacts, 2)
         terms = self.terms({frozenset(pair) for pair in parts})
+        self.way = self.way or self.takes(terms)
         reward = self.stage(terms)
         self._best = max(self._best, reward)
         self._held = self._held + 1 if self.holds(terms) else 0
         self._success |= self._held >= self.HOLD_STEPS
         info: dict[str, Any] = {f"term/{name}": bool(value) for name, value in terms.items()}
+        info |= {f"way/{name}": self.way == name for name in self.ways}
         return reward, info | {"is_success": self._success, "is_success_published": self._best == 4}
 
     def _picture(self, camera: str, size: tuple[int, int]) -> np.ndarray:

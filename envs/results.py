@@ -25,6 +25,7 @@ class EpisodeResult:
     length: int  # steps until strict success, or of the whole episode
     success_step: int | None  # the step at which strict success was reached
     jerk: float  # root mean square of the commanded arm joints' third difference over that length, rad/s³
+    way: str = ""  # which of the task's ways it took, as far as it got; "" where there is one or it got nowhere
 
 
 def evaluate(
@@ -63,6 +64,7 @@ def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
     stages = np.stack([step.reward for step in wave]).max(axis=0)
     actions = np.stack([step.action for step in wave])  # (T, n, 14)
     lengths = np.where(strict[-1], strict.argmax(axis=0) + 1, len(wave))
+    ways = [name for name in wave[-1].info if name.startswith("way/")]
     return [
         EpisodeResult(
             seed=seed,
@@ -72,6 +74,7 @@ def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
             length=int(lengths[i]),
             success_step=int(strict[:, i].argmax()) if strict[-1, i] else None,
             jerk=float(command_jerk(actions[: lengths[i], i : i + 1])[0]),
+            way="".join(name.removeprefix("way/") for name in ways if wave[-1].info[name][i]),
         )
         for i, seed in enumerate(wave[-1].seeds)
     ]
@@ -98,10 +101,12 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success."""
+    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success, and
+    how many succeeded in which way."""
     n = len(results)
     strict, published = sum(r.success for r in results), sum(r.success_published for r in results)
     steps = [r.success_step for r in results if r.success_step is not None]
+    ways = sorted({r.way for r in results if r.way})
     return {
         "episodes": n,
         "success_rate": strict / n,
@@ -111,6 +116,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "highest_stage": {stage: sum(r.highest_stage == stage for r in results) for stage in range(5)},
         "median_success_step": float(np.median(steps)) if steps else None,
         "mean_jerk": float(np.mean([r.jerk for r in results])),
+        **({"ways": {way: sum(r.way == way and r.success for r in results) for way in ways}} if ways else {}),
     }
 
 

@@ -88,6 +88,9 @@ class SeeingConfig:
     """Weight of an auxiliary loss: L1 in z-scores of the keyframe (the place of each arm's next gripper event, see
     `act.keyframes`), told from the keypoints and the
     grippers. What is told becomes one more token."""
+    keyframe_token: bool = True
+    """Whether it does. Without, the loss teaches keypoints and nothing else: where demonstrations go several ways, one
+    keyframe, told beforehand, would not be any of them."""
     qpos_noise: float = 0.0
     """Noise on the joint positions in training, in their standard deviations. In demonstrations the pose of the arm
     gives away where it is going; with noise the policy has to look. 0 as published."""
@@ -167,6 +170,11 @@ class AnsweringConfig(SeeingConfig):
             raise ConfigError(
                 f"place_weight is {self.place_weight:g}, but there are no keyframes to measure places from; "
                 "use --place-weight 0 or --keyframe-weight 1"
+            )
+        if self.place_weight and not self.keyframe_token:
+            raise ConfigError(
+                f"place_weight is {self.place_weight:g}, and places are measured from the keyframe that is told; "
+                "use --place-weight 0 or --keyframe-token"
             )
 
 

@@ -72,8 +72,10 @@ class SeeingPolicy(Policy):
             self.grippers = [gripper for _, gripper in arms_of(spec.joint_names)]
             self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers), d, dims["keyframe"])
             self.knows_tools = kinematics.knows(spec.joint_names)
+        self.keyframe_proj = None
+        if self.tells_keyframes and config.keyframe_token:
             self.keyframe_proj = Float32Linear(dims["keyframe"] + 6 * self.knows_tools, d)
-        vectors += 1 + config.use_env_state + self.tells_keyframes
+        vectors += 1 + config.use_env_state + (self.keyframe_proj is not None)
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
         self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
         self.encoder = Encoder(config.n_encoder_layers, *transformer_shape(config))
@@ -168,7 +170,7 @@ class SeeingPolicy(Policy):
         vectors = [*before, self.qpos_proj(qpos)]
         if self.env_state_proj is not None:
             vectors.append(self.env_state_proj(self._env_state(observation)))
-        if keyframe is not None:
+        if keyframe is not None and self.keyframe_proj is not None:
             vectors.append(self.keyframe_proj(self._with_way_left(observation, keyframe)))
         tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
