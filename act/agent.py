@@ -23,7 +23,7 @@ class PolicyAgent:
         dtype: of the policy's matrix products; its inputs and answers are float32 in any case.
         sample: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
             "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
-            own, which follow from its seed.
+            own, which follow from its seed, and, of a seed that a wave holds several times, from which time it is.
 
     Attributes:
         cameras: the cameras it looks at.
@@ -53,7 +53,11 @@ class PolicyAgent:
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         """A new wave of N = len(seeds) episodes begins."""
         self.executor.reset(len(seeds))
-        self._chances = [np.random.default_rng([seed, 0xAC7]) for seed in seeds]
+        times = [list(seeds[:i]).count(seed) for i, seed in enumerate(seeds)]
+        self._chances = [
+            np.random.default_rng([seed, 0xAC7, *([again] if again else [])])
+            for seed, again in zip(seeds, times, strict=True)
+        ]
         self._chance = self._drawn() if self._sample == "episode" else None
         self._memory: dict[str, torch.Tensor] = {}
 

@@ -173,11 +173,12 @@ class ScriptedExpert:
         self._t, self.intended = t + 1, self._intentions[t]
         return self._commands[t]
 
-    def commands(self, seed: int, env_state: np.ndarray, way: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def commands(self, seed: int, env_state: np.ndarray, way: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """A whole episode from the object poses at its start: what is commanded, and what would be without detours.
 
         Both are (T, 14) float32.
         """
+        way = choose(self.plans, seed) if way is None else way
         plan = self.plans[way](env_state.astype(np.float64))
         # A stream of its own, so that the detours do not repeat the numbers that placed the objects.
         rng = np.random.default_rng([seed, 0xDE])

@@ -245,9 +245,10 @@ class Operator:
         t, self._t = self._t, self._t + 1
         return np.stack([commands[min(t, len(commands) - 1)] for commands in self._commands])
 
-    def commands(self, seed: int, env_state: np.ndarray, way: str = "") -> np.ndarray:
+    def commands(self, seed: int, env_state: np.ndarray, way: str | None = None) -> np.ndarray:
         """A whole episode from the object poses at its start, (T, 14) float32."""
         rng = np.random.default_rng([seed, 0x0F])
+        way = choose(self.scripts, seed) if way is None else way
         script = self.scripts[way](env_state.astype(np.float64), {arm: self.hands.home(arm) for arm in ARMS})
         given = OPERATORS[self.name]
         for name, trait in TRAITS.items():

@@ -3,6 +3,7 @@
     python scripts/bench.py --only file env --rounds 2                                # a minute on a CPU
     python scripts/bench.py --peer-python /path/to/venv/bin/python --json bench.json
     python scripts/bench.py --gpu-report report                                       # nine minutes on one GPU
+    python scripts/bench.py --only families --out runs/families                       # nine hours on a CPU; resumes
 
 The peer is the interpreter of a virtual environment (Python 3.12) with `lerobot[dataset]` and `gym-aloha` in it. Both
 sides do the same work in turn, in one run.
@@ -21,7 +22,7 @@ from envs import TASKS
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
-from scripts.common import run
+from scripts.common import ranks, run
 
 PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts", "scaling", "roofline")
 
@@ -32,7 +33,8 @@ class Args:
 
     only: tuple[str, ...] = ()
     """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling, roofline (all by
-    default); of the GPU report: train, infer, render, policy, table."""
+    default); families, by itself: all ways of generating a chunk compared; of the GPU report: train, infer, render,
+    policy, table."""
     peer_python: Path | None = None
     """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
     rounds: int = 3
@@ -52,7 +54,12 @@ class Args:
     gpu_report: Path | None = None
     """Write the report of one accelerator into this folder instead: JSON, pictures, a trained policy."""
     tiny: bool = False
-    """Tiny sizes for the GPU report, data and file, which prove on any machine that the real ones will run."""
+    """Tiny sizes for the GPU report, data, file and families: proof on any machine that the real ones will run."""
+    fast: bool = False
+    """Of families: one training of each, of 3,000 steps."""
+    out: Path = Path("runs/families")
+    """Of families: folder of demonstrations, policies, figures, families.md and pictures. It goes on where it was;
+    under torchrun each process makes its share."""
     json: Path | None = None
     """Write all figures to this file."""
 
@@ -60,9 +67,16 @@ class Args:
 def main(args: Args) -> None:
     # With torch and timm these take seconds, which nobody waits for to read --help.
     from act.device import pick_device
-    from scripts.benchmarks import gpu_report, roofline, simulation
+    from scripts.benchmarks import families, gpu_report, roofline, simulation
     from scripts.benchmarks.sizes import FULL, TINY
 
+    if args.only == ("families",):
+        amounts = families.TINY if args.tiny else families.FAST if args.fast else families.FULL
+        with ranks() as (rank, size, wait):
+            text = families.compare_families(args.out, amounts, rank, size, wait)
+        if rank == 0:
+            print(f"\n{text}\n\ntables and pictures: {args.out}")
+        return
     known = gpu_report.PARTS if args.gpu_report else PARTS
     only = tuple(part for words in args.only for part in words.split(",")) or known
     if unknown := [part for part in only if part not in known]:

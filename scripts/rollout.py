@@ -44,6 +44,8 @@ class Args:
     """One episode per seed."""
     seed: int = 100_000
     """First seed. Demonstrations come from seeds below 50,000, checkpoints are selected on seeds from there."""
+    draws: int = 1
+    """Episodes of each seed, side by side: the same beginning, and other draws where --sample draws."""
     num_envs: int = 8
     """Environments that run side by side, a process each; the policy answers all of them at once."""
     task: str | None = None
@@ -95,8 +97,12 @@ def executor_for(args: Args, policy: "Policy") -> ChunkExecutor:
 
 
 def main(args: Args) -> None:
-    if args.episodes < 1 or args.num_envs < 1:
-        raise ConfigError(f"--episodes {args.episodes} and --num-envs {args.num_envs} must both be at least 1")
+    for name in ("episodes", "num_envs", "draws"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
+    if args.draws > 1 and (args.sample == "mean" or args.videos):
+        wrong = "--videos films each seed once" if args.videos else "--sample mean draws nothing"
+        raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
     checkpoint = find_checkpoint(args.checkpoint)
 
     from act.agent import PolicyAgent
@@ -136,9 +142,11 @@ def roll_out(
     check_env_matches(policy, spec_of(gym.make(task, cameras=cameras)))
     if not seeds:
         return []
+    seeds = [seed for seed in seeds for _ in range(args.draws)]
+    waves = max(1, args.num_envs // args.draws) * args.draws  # all draws of a seed in one of them
     venv = make_vector_env(
         task,
-        min(args.num_envs, len(seeds)),
+        min(waves, len(seeds)),
         cameras=cameras,
         horizon=args.horizon or policy.horizon,
         render_mode="rgb_array" if films else None,
@@ -195,11 +203,13 @@ def table(task: str, seeds: Sequence[int], summary: dict) -> str:
 
     stages = "  ".join(f"{stage}: {count}" for stage, count in summary["highest_stage"].items())
     step, inference = summary["median_success_step"], summary["inference_ms"]
+    ways = "  ".join(f"{way}: {count}" for way, count in summary.get("ways", {}).items())
     lines = [
         ("task", f"{task}, {summary['episodes']} episodes, seeds {seeds[0]} to {seeds[-1]}"),
         ("success, strict", rate("")),
         ("success, published", rate("_published")),
         ("highest stage", f"{stages}   (stage: episodes)"),
+        *([("ways", f"{ways}   (way: successes)")] if ways else []),
         ("time to success", f"{step / 50:.1f} s in the median" if step else "no success"),
         ("smoothness", f"jerk {summary['mean_jerk']:.1f} rad/s³"),
     ]

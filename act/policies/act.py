@@ -20,6 +20,7 @@ Where this differs from the published code:
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -174,9 +175,45 @@ class ACTPolicy(AnsweringPolicy):
             z, logvar = self._prior(observation, image_tokens)
             if chance is not None:
                 z = z + (logvar / 2).exp() * chance
+        return self._decode_code(observation, image_tokens, z, memory)
+
+    @torch.no_grad()
+    def decode(self, observation: Observation, code: Tensor) -> Tensor | None:
+        if not self.config.use_vae:
+            return None
+        return self._as_actions(self._decode_code(observation, self._see(observation), code))
+
+    @torch.no_grad()
+    def log_likelihood_bound(self, batch: Batch, draws: int, scale: float) -> Tensor:
+        """A lower bound of each demonstrated chunk's log-likelihood, (B,) nats, closer with more draws of z; without a
+        latent it is exact.
+
+        Importance-weighted (Burda et al. 2016, arXiv 1509.00519, equation 8). The chunk's joints in z-scores have
+        Laplace noise of one scale around what is decoded, whose likelihood L1 is but for a factor.
+        """
+        target, n = self._style(batch), len(self.spec.joint_names)
+        image_tokens, weights = self._see(batch.observation), []
+        for _ in range(draws):
+            z, ratio = None, target.new_zeros(len(target))
+            if self.config.use_vae:
+                mu, logvar = self._encode_style(batch.observation, target, batch.is_pad)
+                chance = torch.randn_like(mu)
+                z = mu + (logvar / 2).exp() * chance
+                prior_mu, prior_logvar = self._prior(batch.observation, image_tokens)
+                prior = (z - prior_mu).square() * (-prior_logvar).exp() + prior_logvar
+                ratio = 0.5 * (chance.square() + logvar - prior).sum(dim=-1)
+            told = self._decode_code(batch.observation, image_tokens, z)[..., :n]
+            misses = (told - target).abs().masked_fill(rearrange(batch.is_pad, "b k -> b k 1"), 0.0).sum(dim=(1, 2))
+            numbers = n * (~batch.is_pad).sum(dim=1)
+            weights.append(ratio - misses / scale - numbers * math.log(2 * scale))
+        return torch.stack(weights).logsumexp(dim=0) - math.log(draws)
+
+    def _decode_code(
+        self, observation: Observation, image_tokens: Tensor, z: Tensor | None, memory: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """The chunk (B, k, C) of z, places measured from the keyframe that is told."""
         keyframe = self._tell_keyframe(observation, image_tokens, memory)
-        seen = self._with(observation, image_tokens, keyframe, self._style_token(z))
-        return self._decode(seen, keyframe)
+        return self._decode(self._with(observation, image_tokens, keyframe, self._style_token(z)), keyframe)
 
     def _style_token(self, z: Tensor | None) -> list[Tensor]:
         return [] if z is None else [self.latent_proj(z)]

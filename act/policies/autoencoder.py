@@ -45,10 +45,7 @@ class AutoencoderPolicy(ACTPolicy):
     def _generate(
         self, observation: Observation, chance: Tensor | None = None, memory: dict[str, Tensor] | None = None
     ) -> Tensor:
-        image_tokens = self._see(observation, memory)
-        keyframe = self._tell_keyframe(observation, image_tokens, memory)
-        seen = self._with(observation, image_tokens, keyframe, self._style_token(self._code(observation, chance)))
-        return self._decode(seen, keyframe)
+        return self._decode_code(observation, self._see(observation, memory), self._code(observation, chance), memory)
 
     def _code(self, observation: Observation, chance: Tensor | None) -> Tensor:
         """What is put in the place of z, (B, latent_dim)."""

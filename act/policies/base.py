@@ -139,6 +139,10 @@ class Policy(nn.Module, ABC):
         """What the policy makes of each demonstrated chunk in training, (B, latent_dim); None if it has no latent."""
         return None
 
+    def decode(self, observation: Observation, code: Tensor) -> Tensor | None:
+        """What a code, as `latent` tells it, stands for here: the next k actions, (B, k, A), in physical units."""
+        return None
+
     def parameter_groups(self, lr: float) -> list[dict]:
         """Parameter groups for the optimiser; a policy with a backbone may give it a learning rate of its own."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
