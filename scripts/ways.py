@@ -20,8 +20,6 @@ from demos.episode import Episode, find_episodes
 from scripts.common import run
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
-    from torch import Tensor
-
     from act.policies import Observation, Policy
 
 
@@ -50,6 +48,7 @@ def main(args: Args) -> None:
 
     import torch
 
+    from act.between import repeated
     from act.checkpoint import load_policy
 
     policy = load_policy(checkpoint, "cpu")
@@ -67,9 +66,10 @@ def main(args: Args) -> None:
         observation = observed(policy, episode, args.step)
         start = observation.qpos.numpy()
         shown.append(travel(start, episode.action[None, args.step : args.step + policy.chunk_size]))
-        chance = torch.randn(args.draws, policy.chance_dim)
-        drawn.append(travel(start, repeated(policy, observation, chance)))
-        mean.append(travel(start, repeated(policy, observation, torch.zeros(1, policy.chance_dim))))
+        with torch.inference_mode():
+            chance = torch.randn(args.draws, policy.chance_dim)
+            drawn.append(travel(start, policy.predict(repeated(observation, 0, args.draws), chance).numpy()))
+            mean.append(travel(start, policy.predict(observation).numpy()))
     groups = {"drawn": np.concatenate(drawn), "mean of the prior": np.concatenate(mean), "shown": np.concatenate(shown)}
     plot(groups, policy.chunk_size, args.png)
     moves = groups["shown"].max(axis=0) / 2
@@ -92,19 +92,6 @@ def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
         frames,
         torch.from_numpy(poses[t : t + 1]) if policy.uses_env_state and poses is not None else None,
     )
-
-
-def repeated(policy: "Policy", seen: "Observation", chance: "Tensor") -> np.ndarray:
-    """A chunk for each row of `chance`, (n, k, J), of one observation."""
-    import torch
-
-    from act.policies import Observation
-
-    n = len(chance)
-    poses = None if seen.env_state is None else seen.env_state.expand(n, -1)
-    frames = {name: frame.expand(n, -1, -1, -1) for name, frame in seen.images.items()}
-    with torch.inference_mode():
-        return policy.predict(Observation(seen.qpos.expand(n, -1), frames, poses), chance).numpy()
 
 
 def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import NO_IMAGES, SPEC, TINY
+from tiny import NO_IMAGES, SPEC, TINY, family
 
 from act.agent import PolicyAgent
 from act.chunking import ChunkExecutor, OpenLoop, RecedingHorizon, TemporalEnsemble
@@ -115,3 +115,21 @@ def test_chance_follows_from_the_seed_of_each_episode(policy, sample):
     assert np.abs(run([7], 0, "mean") - alone).max() > 1e-4
     again = np.abs(alone[:2] - alone[2:]).max()  # the same observation, seen a second time
     assert (again < 1e-6) == (sample == "episode")
+
+
+def test_an_episode_that_a_wave_holds_twice_is_drawn_twice():
+    """And each as if the wave held no other."""
+    torch.manual_seed(0)
+    policy = make_policy(family("gan"), SPEC)
+    agent = PolicyAgent(policy, OpenLoop(K), sample="episode")
+
+    def first(*seeds: int) -> np.ndarray:
+        observation = observe(0, 1, images=False)
+        observation = {name: np.repeat(value, len(seeds), axis=0) for name, value in observation.items()}
+        agent.reset(seeds, observation)
+        return agent(observation)
+
+    a, b, c = first(1, 1, 2)
+    assert np.abs(a - b).max() > 1e-3
+    np.testing.assert_allclose(first(2, 1, 1), [c, a, b], atol=1e-5)
+    np.testing.assert_allclose(first(1), [a], atol=1e-5)

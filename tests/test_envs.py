@@ -14,7 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from demos.experts import ScriptedExpert
+from demos.experts import HORIZON, ScriptedExpert
 from envs.aloha import CAMERAS, HOME_ACTION, JOINT_NAMES, finger_from_gripper, gripper_from_finger
 from envs.bimanual import BimanualEnv
 from envs.rollout import VectorEnv, look, make_vector_env
@@ -170,6 +170,7 @@ def test_gripper_units_round_trip():
     ("env_id", "regions"),
     [
         (TASKS[0], {"cube": ((0.0, 0.4), (0.2, 0.6))}),
+        (TASKS[2], {"cube": ((-0.04, 0.4), (0.04, 0.6))}),
         (TASKS[1], {"peg": ((0.1, 0.4), (0.2, 0.6)), "socket": ((-0.2, 0.4), (-0.1, 0.6))}),
     ],
 )
@@ -215,6 +216,35 @@ def test_strict_success_is_not_granted_while_the_other_hand_holds_on():
     assert env.holds(terms | {"right_touches": False})
 
 
+@pytest.mark.parametrize("giver", ["left", "right"])
+def test_either_arm_may_hand_over_and_both_from_the_same_beginning(giver):
+    env, expert = make(TASKS[2], horizon=HORIZON), ScriptedExpert(TASKS[2])
+    for seed in (0, 1, 2):
+        observation, info = env.reset(seed=seed)
+        assert env.way == ""
+        ways = []
+        for command in expert.commands(seed, observation["env_state"], way=giver)[0]:
+            *_, info = env.step(command)
+            ways.append([way for way in ("left", "right") if info[f"way/{way}"]])
+        assert info["is_success"]
+        assert ways[0] == []
+        assert ways[-1] == [giver]
+        assert sorted(ways, key=len) == ways, "once taken, a way is kept"
+
+
+def test_the_arm_that_gave_must_let_go_and_must_not_take_back():
+    env = make(TASKS[2])
+    env.reset(seed=0)
+    held = {"left_touches": True, "right_touches": False, "lifted": True}
+    assert env.stage(held) == 1, "nobody has lifted it alone so far"
+    env.way = env.takes(held)
+    assert env.way == "left"
+    assert env.takes(held | {"right_touches": True}) == env.takes(held | {"lifted": False}) == ""
+    both, taken = held | {"right_touches": True}, {"left_touches": False, "right_touches": True, "lifted": True}
+    assert [env.stage(terms) for terms in (held, both, taken, both | {"lifted": False})] == [2, 4, 4, 3]
+    assert [env.holds(terms) for terms in (held, both, taken)] == [False, False, True]
+
+
 def test_model_has_the_published_kinematics():
     env = make(TASKS[0])
     model = env.model
@@ -249,7 +279,7 @@ def test_mistakes_are_named(settings, message):
 
 
 def test_unknown_task_is_named():
-    with pytest.raises(envs.EnvError, match="unknown task 'juggling'; known tasks: transfer_cube, insertion"):
+    with pytest.raises(envs.EnvError, match="unknown task 'juggling'; known tasks: transfer_cube, insertion, hand"):
         envs.env_id("juggling")
 
 

@@ -9,14 +9,15 @@ import pytest
 
 import envs
 from demos.episode import Episode, find_episodes
+from demos.experts import ScriptedExpert, choose
 from demos.ik import BimanualIK, quaternion_matrix
-from demos.moves import MAX_CHANGE, picking
+from demos.moves import MAX_CHANGE, SCRIPTS, picking
 from demos.operators import OPERATORS, TRAITS, Operator
 from demos.record import RecordConfig, record
 from demos.spec import EpisodeError
 from envs.aloha import HOME_ACTION
 
-CUBE, INSERTION = envs.env_id("transfer_cube"), envs.env_id("insertion")
+CUBE, INSERTION, HAND_OVER = (envs.env_id(task) for task in ("transfer_cube", "insertion", "hand_over"))
 RIGHT_GRIPPER = 13
 
 
@@ -55,6 +56,21 @@ def stretches_without_motion(commanded: np.ndarray) -> list[int]:
     still = np.abs(np.diff(commanded, axis=0)).max(axis=1) < 1e-5
     edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
     return [int(stop - start) for start, stop in edges.reshape(-1, 2)]
+
+
+def test_either_arm_gives_where_either_may(tmp_path):
+    """As often as the other, by operator and expert, and each episode's file tells which."""
+    states = np.stack([first_state(HAND_OVER, 0)] * 3)
+    chosen = [choose(SCRIPTS[HAND_OVER], seed) for seed in range(200)]
+    assert 80 < chosen.count("left") < 120
+    for who in (Operator(HAND_OVER), ScriptedExpert(HAND_OVER)):
+        who.reset(range(3), {"env_state": states})
+        assert who.ways == chosen[:3]
+    for way in ("left", "right"):
+        seed = chosen.index(way)
+        assert succeeds(HAND_OVER, Operator(HAND_OVER), seed)
+        record(RecordConfig(HAND_OVER, {"top": (12, 16)}, first_seed=seed), tmp_path / way, 1)
+        assert Episode(find_episodes(tmp_path / way)[0]).attributes["way"] == way
 
 
 def test_plain_moves_as_published(cube):

@@ -119,7 +119,7 @@ def test_training_and_rollout_are_one_wandb_run(line):
     [
         (
             ["record.py", "--task", "juggling", "--out", "new"],
-            "error: unknown task 'juggling'; known tasks: transfer_cube, insertion",
+            "error: unknown task 'juggling'; known tasks: transfer_cube, insertion, hand_over",
         ),
         (
             ["record.py", "--task", "insertion", "--out", "data", "--height", "24", "--width", "32"],

@@ -177,6 +177,10 @@ class ACTPolicy(AnsweringPolicy):
                 z = z + (logvar / 2).exp() * chance
         return self._decode_code(observation, image_tokens, z, memory)
 
+    @property
+    def has_codes(self) -> bool:
+        return self.config.use_vae
+
     @torch.no_grad()
     def decode(self, observation: Observation, code: Tensor) -> Tensor | None:
         if not self.config.use_vae:

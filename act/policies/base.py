@@ -139,8 +139,14 @@ class Policy(nn.Module, ABC):
         """What the policy makes of each demonstrated chunk in training, (B, latent_dim); None if it has no latent."""
         return None
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether `latent` and `decode` turn chunks into codes and back."""
+        return False
+
     def decode(self, observation: Observation, code: Tensor) -> Tensor | None:
-        """What a code, as `latent` tells it, stands for here: the next k actions, (B, k, A), in physical units."""
+        """What a code, as `latent` tells it, stands for here: the next k actions, (B, k, A), in physical units; None if
+        the policy has no codes."""
         return None
 
     def parameter_groups(self, lr: float) -> list[dict]:

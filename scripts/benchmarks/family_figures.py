@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from act.between import between, repeated
 from act.dataset import ChunkDataset
 from act.policies import Batch, Observation, Policy
 from act.policies.act import ACTPolicy
@@ -62,7 +63,7 @@ def figures(policy: Policy, trained_on: Path, held_out: Path) -> tuple[dict[str,
             "spread_cm": spreads(again, np.zeros(again.shape[:2]))["within_cm"],
         },
         "likelihood": likelihood(policy, rest),
-        "between": between(policy, begin, known, [episode.attributes.get("way", "") for episode in data.episodes]),
+        "between": on_the_way(policy, begin, known, [episode.attributes.get("way", "") for episode in data.episodes]),
     }
     return told, drawn[0]
 
@@ -131,9 +132,10 @@ def likelihood(policy: Policy, batch: Batch) -> dict[str, Any]:
     if isinstance(policy, AutoregressivePolicy):
         nats = policy.log_likelihood(batch) - policy.length * np.log(policy.config.resolution)
         rest = target - policy.basis.T @ (policy.basis @ target)
-        left_out = numbers - policy.length
-        scale = rest.square().sum(dim=(1, 2)).mean().div(max(1, left_out)).sqrt()
-        nats = nats - rest.square().sum(dim=(1, 2)) / (2 * scale**2) - left_out * (scale * (2 * np.pi) ** 0.5).log()
+        if left_out := numbers - policy.length:
+            squares = rest.square().sum(dim=(1, 2))
+            variance = squares.mean() / left_out
+            nats = nats - squares / (2 * variance) - left_out / 2 * (2 * np.pi * variance).log()
         return {"kind": "exact", "nats": float(nats.mean() / numbers)}
     if isinstance(policy, RegressionPolicy | ACTPolicy) and not isinstance(policy, AutoencoderPolicy):
         with torch.no_grad():
@@ -147,7 +149,7 @@ def likelihood(policy: Policy, batch: Batch) -> dict[str, Any]:
     return {"kind": "none"}
 
 
-def between(policy: Policy, batch: Batch, known: Known, ways: Sequence[str]) -> dict[str, Any] | None:
+def on_the_way(policy: Policy, batch: Batch, known: Known, ways: Sequence[str]) -> dict[str, Any] | None:
     """How far the nearest demonstrated chunk is on the way from the code of one way to that of another, in cm.
 
     Codes of demonstrations where the policy encodes them (straight lines between), else of draws that went different
@@ -169,35 +171,10 @@ def between(policy: Policy, batch: Batch, known: Known, ways: Sequence[str]) -> 
                 pairs.append((i, chances[one[0], i], chances[other[0], i]))
     if not pairs or len(known.ways) < 2:
         return None
-    share = torch.linspace(0, 1, BETWEEN)[:, None]
+    shares = torch.linspace(0, 1, BETWEEN)
     distances = []
     for i, a, b in pairs:
-        seen = expanded(batch.observation, i, BETWEEN)
-        with torch.inference_mode():
-            if codes is not None:
-                chunks = policy.decode(seen, (1 - share) * a + share * b)
-            else:
-                chunks = policy.predict(seen, great_circle(a, b, share))
-        assert chunks is not None
+        chunks = between(policy, repeated(batch.observation, i, BETWEEN), a, b, shares, drawn=codes is None)
         distances.append(known.nearest(chunks[None].numpy())[0][0])
     profile = np.mean(distances, axis=0)
     return {"pairs": len(pairs), "profile_cm": profile.tolist(), "worst_cm": float(np.max(distances, axis=1).mean())}
-
-
-def great_circle(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Points (n, D) at shares (n, 1) of the way from one draw (D,) to another, as long as draws are."""
-    angle = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=0).clamp(-0.999, 0.999))
-    return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-
-
-def expanded(observation: Observation, i: int, n: int) -> Observation:
-    """One of its rows, n times."""
-
-    def rows(value: Tensor) -> Tensor:
-        return value[i : i + 1].expand(n, *value.shape[1:])
-
-    return Observation(
-        rows(observation.qpos),
-        {name: rows(frame) for name, frame in observation.images.items()},
-        None if observation.env_state is None else rows(observation.env_state),
-    )

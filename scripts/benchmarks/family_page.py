@@ -120,14 +120,14 @@ def span(interval: Sequence[float]) -> str:
 
 
 def mean(cells: Sequence[dict[str, Any]], *names: str) -> float | None:
-    """Of a figure that all of the cells have."""
+    """Of a figure that all of the cells have; None where there are none, or one lacks it."""
     values = []
     for cell in cells:
         value: Any = cell
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         values.append(value)
-    return None if any(value is None for value in values) else float(np.mean(values))
+    return float(np.mean(values)) if values and all(value is not None for value in values) else None
 
 
 def word(value: float | None, digits: int = 1) -> str:
@@ -253,7 +253,7 @@ def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
     places = {family: folder / "figures" / f"{data}_{family}_0.npy" for family in families}
     places = {family: place for family, place in places.items() if place.exists()}
     columns = min(4, len(places))
-    figure = Figure(figsize=(3.2 * columns, 2.6 * -(-len(places) // columns)), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 1.7 * -(-len(places) // columns)), layout="constrained")
     grid = figure.subplots(-(-len(places) // columns), columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -263,7 +263,7 @@ def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
         for chunk in np.load(place)[:FAN_DRAWS]:
             draw(axes, env, ik, chunk)
         axes.set_xlim(0, FAN_SIZE[1])
-        axes.set_ylim(FAN_SIZE[0], 0)
+        axes.set_ylim(0.72 * FAN_SIZE[0], 0.12 * FAN_SIZE[0])  # without the floor
     env.close()
     figure.savefig(path, dpi=110)
 

@@ -7,15 +7,18 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
+from act.between import between, repeated
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
 from scripts.pages.stage import PICTURE_WIDTH
 
 Overlay = Literal["none", "attention", "keypoints"]
-DEMONSTRATED, PREDICTED = "#268b5c", "#e06a1a"
+DEMONSTRATED, PREDICTED, BETWEEN = "#268b5c", "#e06a1a", "#111111"
+DRAWS = 32  # at most, in a fan
 LATENT_STARTS = 8  # chunks of an episode whose latents are averaged
 DOT = 3  # pixels around a keypoint
 
@@ -23,6 +26,11 @@ DOT = 3  # pixels around a keypoint
 def rgb(colour: str) -> tuple[int, int, int]:
     red, green, blue = ImageColor.getrgb(colour)[:3]
     return red, green, blue
+
+
+def sample_colour(i: int) -> str:
+    """Of the i-th draw."""
+    return to_hex(matplotlib.colormaps["hsv"](i * 0.618 % 1))
 
 
 class Insight:
@@ -34,11 +42,35 @@ class Insight:
 
     def __init__(self, policy: Policy):
         self.policy = policy
+        self.draws = torch.randn(DRAWS, policy.chance_dim, generator=torch.Generator().manual_seed(0))
+        """(DRAWS, chance_dim): always the same, so that a fan changes only with what is seen."""
 
     def predict(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> np.ndarray:
         """The chunk that it would execute at step t, (k, J); `seen` are the pictures then."""
         with torch.inference_mode():
             return self.policy.predict(self._observation(episode, t, seen))[0].numpy()
+
+    def drawn(self, episode: Episode, t: int, seen: dict[str, np.ndarray], n: int) -> np.ndarray:
+        """The first n of its draws at step t, (n, k, J)."""
+        observation = repeated(self._observation(episode, t, seen), 0, n)
+        with torch.inference_mode():
+            return self.policy.predict(observation, self.draws[:n]).numpy()
+
+    def between(
+        self, episode: Episode, t: int, seen: dict[str, np.ndarray], ends: tuple[int, int] | Episode, share: float
+    ) -> np.ndarray:
+        """The chunk (k, J) at step t, at a share of the way between two of its draws, or from the code of what this
+        episode demonstrates there to the code of what another one does at the same step."""
+        drawn = not isinstance(ends, Episode)
+        a, b = (self.draws[i] for i in ends) if isinstance(ends, tuple) else (self._code(e, t) for e in (episode, ends))
+        observation = self._observation(episode, t, seen)
+        return between(self.policy, observation, a, b, torch.tensor([share]), drawn)[0].numpy()
+
+    def _code(self, episode: Episode, t: int) -> torch.Tensor:
+        """Of what is demonstrated from step t on, (D,)."""
+        codes = self.policy.latent(self._chunks(episode, np.array([min(t, episode.length - 1)])))
+        assert codes is not None
+        return codes[0]
 
     def overlaid(self, episode: Episode, t: int, seen: dict[str, np.ndarray], what: Overlay) -> dict[str, np.ndarray]:
         """The pictures, (H, W, 3) uint8 each, enlarged, with what the policy sees in them."""
@@ -56,7 +88,8 @@ class Insight:
         """The mean latent of each episode along the two directions in which they differ most, (n, 2), if it has one."""
         means = []
         for episode in episodes:
-            latent = self.policy.latent(self._chunks(episode))
+            starts = np.linspace(0, max(0, episode.length - self.policy.chunk_size), LATENT_STARTS).astype(int)
+            latent = self.policy.latent(self._chunks(episode, starts))
             if latent is None:
                 return None
             means.append(latent.mean(dim=0).numpy())
@@ -73,11 +106,10 @@ class Insight:
             torch.from_numpy(poses[t : t + 1]) if self.policy.uses_env_state and poses is not None else None,
         )
 
-    def _chunks(self, episode: Episode) -> Batch:
-        """Chunks of demonstrated actions, at equal distances."""
-        k, last = self.policy.chunk_size, episode.length - 1
-        starts = np.linspace(0, max(0, episode.length - k), LATENT_STARTS).astype(int)
-        steps = starts[:, None] + np.arange(k)  # (B, k)
+    def _chunks(self, episode: Episode, starts: np.ndarray) -> Batch:
+        """Chunks of demonstrated actions from (B,) steps on."""
+        last = episode.length - 1
+        steps = starts[:, None] + np.arange(self.policy.chunk_size)  # (B, k)
         targets = episode.action if episode.expert_action is None else episode.expert_action
         return Batch(
             Observation(torch.from_numpy(episode.qpos[starts])),

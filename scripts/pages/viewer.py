@@ -17,7 +17,17 @@ from demos.ik import BimanualIK
 from demos.spec import ALOHA_JOINTS
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
-from scripts.pages.insight import DEMONSTRATED, PREDICTED, Insight, Overlay, latent_plot, rgb
+from scripts.pages.insight import (
+    BETWEEN,
+    DEMONSTRATED,
+    DRAWS,
+    PREDICTED,
+    Insight,
+    Overlay,
+    latent_plot,
+    rgb,
+    sample_colour,
+)
 from scripts.pages.stage import Pictures, Stage
 
 SCENE_EVERY, PLOTS_EVERY = 2, 10  # steps between two updates while it plays
@@ -54,7 +64,11 @@ class ViewerPage:
         self.stage, self.sources, self.env, self.insight, self.latents = stage, sources, env, insight, latents
         self._arms = None if env is None else BimanualIK()
         self._changed = Event()  # somebody moved something: `run` has to look
-        self._predicted: np.ndarray | None = None  # (k, J), from the step that is shown
+        # From the step that is shown: what is predicted, (k, J), a fan of draws, (n, k, J), and a chunk between two.
+        self._predicted: np.ndarray | None = None
+        self._fan: np.ndarray | None = None
+        self._between: np.ndarray | None = None
+        self._shown: dict[str, Any] = {}  # what hangs in the scene for now
         self._number, self.episode = 0, sources[0].load()
         self._build(stage.server.gui)
 
@@ -72,13 +86,29 @@ class ViewerPage:
             self._joint = gui.add_dropdown("Joint", spec.joint_names)
             self._joints = gui.add_uplot(**self._joint_plot(), height=220)
             self._stages = gui.add_uplot(**self._stage_plot(), height=120, visible=self.episode.reward is not None)
+        self._draws = self._share = self._from = self._to = self._ways = None
+        policy = None if self.insight is None else self.insight.policy
+        if policy is not None and policy.chance_dim:
+            with gui.add_folder("Ways of going on"):
+                self._draws = gui.add_slider("Draws", min=0, max=DRAWS, step=1, initial_value=DRAWS // 2)
+                if policy.has_codes:
+                    names = [source.label for source in self.sources]
+                    self._to = gui.add_dropdown("Towards", names, initial_value=names[min(1, len(names) - 1)])
+                else:
+                    numbers = [str(i + 1) for i in range(DRAWS)]
+                    self._from = gui.add_dropdown("From draw", numbers, initial_value="1")
+                    self._to = gui.add_dropdown("Towards draw", numbers, initial_value="2")
+                self._share = gui.add_slider("Share of the way", min=0.0, max=1.0, step=0.05, initial_value=0.0)
+                self._ways = gui.add_uplot(**self._way_plot(), height=180, legend=uplot.Legend(show=False))
         self._latents = None
         if self.latents is not None:
             with gui.add_folder("Latents"):
                 self._latents = gui.add_image(latent_plot(self.latents, 0), label="mean z of every episode, main axes")
         handles: list[Any] = [self._choice, self._step, self._play, self._speed, self._overlay, self._joint]
+        handles += [self._draws, self._share, self._from, self._to]
         for handle in handles:
-            handle.on_update(self._notice)
+            if handle is not None:
+                handle.on_update(self._notice)
 
     async def _notice(self, _: object) -> None:
         self._changed.set()
@@ -121,13 +151,28 @@ class ViewerPage:
         if plots:
             if self.insight is not None:
                 self._predicted = self.insight.predict(self.episode, t, seen)
+                self._draw(self.insight, t, seen)
             self._draw_paths(t)
-            for plot, content in ((self._joints, self._joint_plot()), (self._stages, self._stage_plot())):
+            plots_now = [(self._joints, self._joint_plot()), (self._stages, self._stage_plot())]
+            plots_now += [] if self._ways is None else [(self._ways, self._way_plot())]
+            for plot, content in plots_now:
                 plot.data, plot.series, plot.scales = content["data"], content["series"], content["scales"]
         if self.insight is not None:
             seen = self.insight.overlaid(self.episode, t, seen, self._overlay.value)
         for name, picture in seen.items():
             self._pictures.show(name, picture)
+
+    def _draw(self, insight: Insight, t: int, seen: dict[str, np.ndarray]) -> None:
+        """The fan of draws, and the chunk between two codes, if the policy knows several ways."""
+        if self._draws is None or self._share is None or self._to is None:
+            return
+        self._fan = insight.drawn(self.episode, t, seen, self._draws.value) if self._draws.value else None
+        ends: tuple[int, int] | Episode = self.episode
+        if self._from is not None:
+            ends = int(self._from.value) - 1, int(self._to.value) - 1
+        elif self._share.value:
+            ends = self.sources[self._to.options.index(self._to.value)].load()
+        self._between = insight.between(self.episode, t, seen, ends, self._share.value) if self._share.value else None
 
     @property
     def _t(self) -> int:
@@ -158,6 +203,29 @@ class ViewerPage:
         low, high = min(reached.min(), commanded.min()), max(reached.max(), commanded.max())
         return self._over_time(lines, low, high)
 
+    def _way_plot(self) -> dict[str, Any]:
+        """Over the seconds from here on, the joint that is chosen in every chunk; always as many lines."""
+        chunks, joint = self._chunks(), self.episode.spec.joint_names.index(self._joint.value)
+        k = 1 if self.insight is None else self.insight.policy.chunk_size
+        names = [*(f"draw {i + 1}" for i in range(DRAWS)), "predicted", "between"]
+        nothing = np.full((k, joint + 1), np.nan), NOW
+        lines = {name: chunks.get(name, nothing) for name in names}
+        values = [chunk[:, joint] for chunk, _ in lines.values()]
+        found = np.concatenate([value for value in values if not np.isnan(value).any()] or [np.zeros(1)])
+        low, high, slack = found.min(), found.max(), 0.05 * np.ptp(found) + 0.01
+        widths = {"predicted": 2.5, "between": 2.5}
+        series = [
+            uplot.Series(label=name, stroke=colour, width=widths.get(name, 1.0)) for name, (_, colour) in lines.items()
+        ]
+        return {
+            "data": (np.arange(k) / self.episode.spec.fps, *values),
+            "series": (uplot.Series(label="seconds"), *series),
+            "scales": {
+                "x": uplot.Scale(time=False),
+                "y": uplot.Scale(range=(low - slack, high + slack)),
+            },
+        }
+
     def _stage_plot(self) -> dict[str, Any]:
         reward = np.zeros(self.episode.length) if self.episode.reward is None else self.episode.reward
         return self._over_time({"reward stage": (reward, REACHED)}, 0.0, 4.0)
@@ -182,15 +250,28 @@ class ViewerPage:
         if self._arms is None:
             return
         steps = int(self.episode.spec.fps) if self._predicted is None else len(self._predicted)
-        chunks = {"demonstrated": (self.episode.action[t : t + steps], DEMONSTRATED)}
-        if self._predicted is not None:
-            chunks["predicted"] = self._predicted, PREDICTED
+        chunks = {"demonstrated": (self.episode.action[t : t + steps], DEMONSTRATED)} | self._chunks()
+        for name in self._shown.keys() - chunks.keys():
+            for handle in self._shown.pop(name):
+                handle.remove()
         for name, (actions, colour) in chunks.items():
+            self._shown[name] = []
             for i, arm in enumerate(ARMS):
                 joints = actions[:, 7 * i : 7 * i + 6].astype(np.float64)
                 path = np.stack([self._arms.forward(arm, each)[0] for each in joints])
                 lines = np.stack([path[:-1], path[1:]], axis=1) if len(path) > 1 else np.zeros((1, 2, 3))
-                self.stage.server.scene.add_line_segments(f"/{name}/{arm}", lines, rgb(colour), thickness=0.006)
+                thick = 0.002 if name.startswith("draw ") else 0.006
+                scene = self.stage.server.scene
+                self._shown[name].append(scene.add_line_segments(f"/{name}/{arm}", lines, rgb(colour), thickness=thick))
+
+    def _chunks(self) -> dict[str, tuple[np.ndarray, str]]:
+        """Name → chunk from the step that is shown, (k, J), and its colour."""
+        chunks = {} if self._predicted is None else {"predicted": (self._predicted, PREDICTED)}
+        fan = () if self._fan is None else self._fan
+        chunks |= {f"draw {i + 1}": (chunk, sample_colour(i)) for i, chunk in enumerate(fan)}
+        if self._between is not None:
+            chunks["between"] = self._between, BETWEEN
+        return chunks
 
 
 def world_of(episode: Episode) -> BimanualEnv | None:
