@@ -122,10 +122,85 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
     return plan
 
 
+def plan_lift_tray(env_state: np.ndarray) -> Plan:
+    """Both arms grasp the handles from above at the same time and lift them together."""
+    tray, plan = np.array([*env_state[:2], 0.0]), Plan()
+    for arm in ARMS:
+        grasp, down = tray + [0.18 * OUTWARDS[arm], 0, 0.034], DOWN[arm]
+        plan[arm] = [
+            Waypoint(80, grasp + [0, 0, 0.08], down, OPEN),
+            Waypoint(115, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(131, grasp, down, CLOSED, straight=True),
+            Waypoint(146, grasp, down, CLOSED, straight=True),
+            Waypoint(246, grasp + [0, 0, 0.16], down, CLOSED, straight=True),
+        ]
+    return plan
+
+
+def plan_stack(env_state: np.ndarray, first: str = "right") -> Plan:
+    """Both arms fetch their blocks; one puts its own on the mark and makes room, then the other one follows."""
+    blocks = {arm: np.array([*env_state[7 * i : 7 * i + 2], 0.022]) for i, arm in enumerate(ARMS)}
+    mark, plan = np.array([0.0, 0.5, 0.022]), Plan()
+    for arm in ARMS:
+        down, out = DOWN[arm], np.array([OUTWARDS[arm], 0, 0])
+        height = [0, 0, 0 if arm == first else 0.045]
+        grasp, put = blocks[arm] + [0, 0, 0.013], mark + [0, 0, 0.014] + height
+        t = 0 if arm == first else 95  # steps that it comes later
+        plan[arm] = [
+            Waypoint(65, grasp + [0, 0, 0.08], down, OPEN),
+            Waypoint(95, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(110, grasp, down, CLOSED, straight=True),
+            Waypoint(135, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
+            *([] if arm == first else [Waypoint(180, mark + 0.15 * out + [0, 0, 0.18], down, CLOSED)]),
+            Waypoint(185 + t, put + [0, 0, 0.08], down, CLOSED, steady=SETTLE if arm == first else t),
+            Waypoint(220 + t, put, down, CLOSED, straight=True),
+            Waypoint(234 + t, put, down, OPEN, straight=True),
+            Waypoint(256 + t, put + [0, 0, 0.09], down, OPEN, straight=True),
+            Waypoint(281 + t, mark + 0.16 * out + [0, 0, 0.2], down, OPEN, straight=True),
+        ]
+    return plan
+
+
+BOWL_MEETING = np.array([-0.02, 0.5, 0.14])  # m, where the middle of the bowl's floor is held
+CUP_ABOVE = np.array([-0.02, -0.062, 0.15])  # m from there: the tool at the cup, whose mouth then comes over it
+PITCH_AT_CUP = 15.0  # degrees that the hand points down, so that its wrist stays clear of the table
+
+
+def plan_tip(env_state: np.ndarray) -> Plan:
+    """The left arm holds the bowl out by its handle; the right one turns the cup about its tool, above and beside."""
+    cup, bowl = np.array([*env_state[:2], 0.0]), np.array([*env_state[7:9], 0.0])
+    down, held = DOWN["left"], tool_rotation(yaw=180, pitch=PITCH_AT_CUP)
+    level, tilted, turned = (tool_rotation(yaw=180, roll=roll) for roll in (0, 85, 170))
+    grasp, handle = cup + [0.004, 0, 0.048], bowl + [-0.1, 0, 0.034]
+    angle = np.radians(PITCH_AT_CUP)
+    back = np.array([np.cos(angle), 0, np.sin(angle)])  # along the tool
+    return {
+        "right": [
+            Waypoint(80, grasp + 0.08 * back, held, OPEN, steady=2 * SETTLE),
+            Waypoint(115, grasp, held, OPEN, straight=True, steady=SETTLE),
+            Waypoint(131, grasp, held, CLOSED, straight=True),
+            Waypoint(165, grasp + [0, 0, 0.12], level, CLOSED, straight=True),
+            Waypoint(225, BOWL_MEETING + CUP_ABOVE, level, CLOSED, straight=True),
+            Waypoint(270, BOWL_MEETING + CUP_ABOVE, tilted, CLOSED, straight=True),
+            Waypoint(310, BOWL_MEETING + CUP_ABOVE, turned, CLOSED, straight=True),
+        ],
+        "left": [
+            Waypoint(80, handle + [0, 0, 0.08], down, OPEN),
+            Waypoint(115, handle, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(131, handle, down, CLOSED, straight=True),
+            Waypoint(165, handle + [0, 0, 0.08], down, CLOSED, straight=True),
+            Waypoint(215, BOWL_MEETING + [-0.1, 0, 0.034], down, CLOSED, straight=True),
+        ],
+    }
+
+
 PLANS: dict[str, dict[str, Callable[[np.ndarray], Plan]]] = {
     "BimanualTransferCube-v0": {"": plan_hand_over},
     "BimanualInsertion-v0": {"": plan_insertion},
     "BimanualHandOver-v0": {giver: partial(plan_hand_over, giver=giver) for giver in ARMS},
+    "BimanualLiftTray-v0": {"": plan_lift_tray},
+    "BimanualStack-v0": {first: partial(plan_stack, first=first) for first in ARMS},
+    "BimanualTip-v0": {"": plan_tip},
 }
 """Task → the ways to do it → the plan; "" where there is one way."""
 

@@ -21,7 +21,17 @@ from typing import Literal
 
 import numpy as np
 
-from demos.experts import CLOSED, OPEN, OTHER, OUTWARDS, SIDE, tool_rotation
+from demos.experts import (
+    BOWL_MEETING,
+    CLOSED,
+    CUP_ABOVE,
+    OPEN,
+    OTHER,
+    OUTWARDS,
+    PITCH_AT_CUP,
+    SIDE,
+    tool_rotation,
+)
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
 
@@ -62,6 +72,23 @@ class Script:
 def pause(after: Move, steps: float) -> Move:
     """Standing still where a move ended."""
     return replace(after, kind="wait", steps=steps, busy=False)
+
+
+def in_step(moves: list[Move], others: list[Move]) -> list[Move]:
+    """Moves cut where those of the other arm end, so that the k-th of both take equally long; both are as long."""
+    ends = np.unique(np.round(np.concatenate([np.cumsum([m.steps for m in each]) for each in (moves, others)]), 6))
+    cut, start, position, gripper, t = [], 0.0, moves[0].position, moves[0].gripper, 0.0
+    for move in moves:
+        stop = start + move.steps
+        inside = [end for end in ends if start < end <= stop + 1e-6]
+        for end in inside:
+            share = (end - start) / move.steps
+            at = position + share * (move.position - position)
+            opening = gripper + share * (move.gripper - gripper)
+            cut.append(replace(move, steps=end - t, position=at, gripper=opening))
+            t = end
+        start, position, gripper = stop, move.position, move.gripper
+    return cut
 
 
 def length(moves: list[Move]) -> float:
@@ -130,10 +157,95 @@ def script_insertion(env_state: np.ndarray, home: dict[str, Move]) -> Script:
     return Script(alone, together)
 
 
+def script_lift_tray(env_state: np.ndarray, home: dict[str, Move]) -> Script:
+    """Each arm takes its handle; once both hold theirs they lift."""
+    alone, together = {}, {}
+    for arm in ARMS:
+        handle, pick = env_state[:3] + [0.18 * OUTWARDS[arm], 0, 0.016], picking(arm)
+        grasp, high = handle + [0, 0, 0.012], handle + [0, 0, 0.16]
+        alone[arm] = [
+            home[arm],
+            Move("over", 100, grasp + [0, 0, 0.08], pick, OPEN),
+            Move("reach", 40, grasp, pick, OPEN),
+            Move("close", 30, grasp, pick, CLOSED),
+        ]
+        together[arm] = [Move("touch", 100, high, pick, CLOSED), Move("wait", 50, high, pick, CLOSED)]
+    return Script(alone, together)
+
+
+def script_stack(env_state: np.ndarray, home: dict[str, Move], first: str = "right") -> Script:
+    """Each arm fetches its block; once both hold theirs, one after the other puts it on the mark."""
+    alone, put = {}, {}
+    for i, arm in enumerate(ARMS):
+        block, pick, out = env_state[7 * i : 7 * i + 3], picking(arm), OUTWARDS[arm]
+        grasp = np.array([block[0], block[1], 0.032])
+        aside = np.array([0.17 * out, 0.5, 0.2])
+        place = np.array([0.0, 0.5, 0.033 if arm == first else 0.079])
+        alone[arm] = [
+            home[arm],
+            Move("over", 90, grasp + [0, 0, 0.08], pick, OPEN),
+            Move("reach", 40, grasp, pick, OPEN),
+            Move("close", 30, grasp, pick, CLOSED),
+            Move("free", 50, aside, pick, CLOSED),
+        ]
+        put[arm] = [
+            Move("touch", 50, place + [0, 0, 0.08], pick, CLOSED),
+            Move("touch", 40, place, pick, CLOSED),
+            Move("touch", 25, place, pick, OPEN),
+            Move("touch", 35, place + [0.02 * out, 0, 0.1], pick, OPEN),
+            Move("touch", 40, aside, pick, OPEN),
+        ]
+    then = OTHER[first]
+    before, after = pause(alone[then][-1], length(put[first])), pause(put[first][-1], length(put[then]))
+    whole = {first: [*put[first], after], then: [before, *put[then]]}
+    return Script(alone, {arm: in_step(whole[arm], whole[OTHER[arm]]) for arm in ARMS})
+
+
+def script_tip(env_state: np.ndarray, home: dict[str, Move]) -> Script:
+    """Each arm takes its vessel to the middle; there the cup is turned about the tool that holds it."""
+    cup, bowl = np.array([*env_state[:2], 0.0]), np.array([*env_state[7:9], 0.0])
+    held, pick = picking("right", PITCH_AT_CUP), picking("left")
+    level, tilted, turned = (tool_rotation(yaw=180, roll=roll) for roll in (0, 85, 170))
+    angle = np.radians(PITCH_AT_CUP)
+    back = np.array([np.cos(angle), 0, np.sin(angle)])  # along the tool
+    grasp, handle, meeting = cup + [0.004, 0, 0.048], bowl + [-0.1, 0, 0.03], BOWL_MEETING
+    above, out = meeting + CUP_ABOVE, meeting + [-0.1, 0, 0.03]
+    alone = {
+        "right": [
+            home["right"],
+            Move("over", 90, grasp + 0.08 * back, held, OPEN),
+            Move("reach", 40, grasp, held, OPEN),
+            Move("close", 30, grasp, held, CLOSED),
+            Move("free", 40, grasp + [0, 0, 0.12], level, CLOSED),
+            Move("free", 50, above, level, CLOSED),
+        ],
+        "left": [
+            home["left"],
+            Move("over", 90, handle + [0, 0, 0.08], pick, OPEN),
+            Move("reach", 40, handle, pick, OPEN),
+            Move("close", 30, handle, pick, CLOSED),
+            Move("free", 40, handle + [0, 0, 0.08], pick, CLOSED),
+            Move("free", 50, out, pick, CLOSED),
+        ],
+    }
+    together = {
+        "right": [
+            Move("touch", 50, above, tilted, CLOSED),
+            Move("touch", 45, above, turned, CLOSED),
+            Move("wait", 55, above, turned, CLOSED),
+        ],
+        "left": [Move("wait", steps, out, pick, CLOSED) for steps in (50, 45, 55)],
+    }
+    return Script(alone, together)
+
+
 SCRIPTS: dict[str, dict[str, Callable[[np.ndarray, dict[str, Move]], Script]]] = {
     "BimanualTransferCube-v0": {"": script_hand_over},
     "BimanualInsertion-v0": {"": script_insertion},
     "BimanualHandOver-v0": {giver: partial(script_hand_over, giver=giver) for giver in ARMS},
+    "BimanualLiftTray-v0": {"": script_lift_tray},
+    "BimanualStack-v0": {first: partial(script_stack, first=first) for first in ARMS},
+    "BimanualTip-v0": {"": script_tip},
 }
 """Task → the ways to do it → the script; "" where there is one way."""
 
