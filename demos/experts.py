@@ -24,6 +24,7 @@ import numpy as np
 
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
+from envs.give_cube import COLOURS
 
 OPEN, CLOSED = 1.0, 0.0
 OTHER = {"left": "right", "right": "left"}
@@ -65,10 +66,11 @@ OUTWARDS = {"left": -1, "right": 1}
 """Where along x an arm stands."""
 
 
-def plan_hand_over(env_state: np.ndarray, giver: str = "right") -> Plan:
-    """One arm fetches the cube and offers it in the middle; the other one, turned by 90°, takes it from there."""
+def plan_hand_over(env_state: np.ndarray, giver: str = "right", number: int = 0) -> Plan:
+    """One arm fetches the cube, of several that with this number, and offers it in the middle; the other one, turned by
+    90°, takes it from there."""
     receiver, out = OTHER[giver], OUTWARDS[giver]
-    cube = np.array([*env_state[:2], 0.02])
+    cube = np.array([*env_state[7 * number : 7 * number + 2], 0.02])
     meeting = np.array([0.0, 0.5, 0.25])
     grasp = cube + [0.0, 0.0, 0.015]
     offered = meeting - [0.0, 0.0, 0.015]  # where the cube is when the giving hand is at the meeting point
@@ -198,6 +200,11 @@ PLANS: dict[str, dict[str, Callable[[np.ndarray], Plan]]] = {
     "BimanualTransferCube-v0": {"": plan_hand_over},
     "BimanualInsertion-v0": {"": plan_insertion},
     "BimanualHandOver-v0": {giver: partial(plan_hand_over, giver=giver) for giver in ARMS},
+    "BimanualGiveCube-v0": {
+        f"{colour}_{giver}": partial(plan_hand_over, giver=giver, number=i)
+        for i, colour in enumerate(COLOURS)
+        for giver in ARMS
+    },
     "BimanualLiftTray-v0": {"": plan_lift_tray},
     "BimanualStack-v0": {first: partial(plan_stack, first=first) for first in ARMS},
     "BimanualTip-v0": {"": plan_tip},

@@ -34,6 +34,7 @@ from demos.experts import (
 )
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
+from envs.give_cube import COLOURS
 
 Kind = Literal["home", "free", "over", "reach", "close", "touch", "wait"]
 MAX_CHANGE = 4 / 50  # rad that a joint may move in a step
@@ -96,13 +97,13 @@ def length(moves: list[Move]) -> float:
     return sum(move.steps for move in moves)
 
 
-def script_hand_over(env_state: np.ndarray, home: dict[str, Move], giver: str = "right") -> Script:
+def script_hand_over(env_state: np.ndarray, home: dict[str, Move], giver: str = "right", number: int = 0) -> Script:
     """Published waypoints, giver (right): 90, 130, 170, 200 | 220, 310, 360; receiver: 100, 260, 310, 360; end at 400.
 
     They meet at step 200. The receiver is then on its way from 0.10 m before the meeting point to 0.02 m beyond it.
     """
     receiver, out = OTHER[giver], OUTWARDS[giver]
-    cube, meeting = env_state[:3], np.array([0.0, 0.5, 0.25])
+    cube, meeting = env_state[7 * number : 7 * number + 3], np.array([0.0, 0.5, 0.25])
     pick, side, level = picking(giver), SIDE[receiver], picking(receiver, pitch=0)
     near, taking, clear = (meeting + [x * out, 0, -0.02] for x in (-0.1, 0.02, -0.1))
     back = meeting + [0.1 * out, 0, 0]
@@ -243,6 +244,11 @@ SCRIPTS: dict[str, dict[str, Callable[[np.ndarray, dict[str, Move]], Script]]] =
     "BimanualTransferCube-v0": {"": script_hand_over},
     "BimanualInsertion-v0": {"": script_insertion},
     "BimanualHandOver-v0": {giver: partial(script_hand_over, giver=giver) for giver in ARMS},
+    "BimanualGiveCube-v0": {
+        f"{colour}_{giver}": partial(script_hand_over, giver=giver, number=i)
+        for i, colour in enumerate(COLOURS)
+        for giver in ARMS
+    },
     "BimanualLiftTray-v0": {"": script_lift_tray},
     "BimanualStack-v0": {first: partial(script_stack, first=first) for first in ARMS},
     "BimanualTip-v0": {"": script_tip},

@@ -23,6 +23,7 @@ TASKS = {
     "transfer_cube": "BimanualTransferCube-v0",
     "insertion": "BimanualInsertion-v0",
     "hand_over": "BimanualHandOver-v0",
+    "give_cube": "BimanualGiveCube-v0",
     "lift_tray": "BimanualLiftTray-v0",
     "stack": "BimanualStack-v0",
     "tip": "BimanualTip-v0",
@@ -32,6 +33,7 @@ TASKS = {
 gym.register(TASKS["transfer_cube"], entry_point="envs.transfer_cube:TransferCubeEnv")
 gym.register(TASKS["insertion"], entry_point="envs.insertion:InsertionEnv")
 gym.register(TASKS["hand_over"], entry_point="envs.hand_over:HandOverEnv")
+gym.register(TASKS["give_cube"], entry_point="envs.give_cube:GiveCubeEnv")
 gym.register(TASKS["lift_tray"], entry_point="envs.lift_tray:LiftTrayEnv")
 gym.register(TASKS["stack"], entry_point="envs.stack:StackEnv")
 gym.register(TASKS["tip"], entry_point="envs.tip:TipEnv")

@@ -74,9 +74,10 @@ def test_rotation_vector_is_axis_times_angle():
     np.testing.assert_allclose(rotation_vector(matrix.reshape(3, 3)), vector, atol=1e-9)
 
 
-@pytest.mark.parametrize("env_id", TASKS)
-def test_experts_stay_in_one_family_of_poses(env_id):
+@pytest.mark.parametrize("task", ["transfer_cube", "insertion", "lift_tray", "stack"])
+def test_experts_stay_in_one_family_of_poses(task):
     """The forearm never rolls and no wrist flips: demonstrations with several modes are hard to imitate."""
+    env_id = envs.env_id(task)
     env, expert = gym.make(env_id, disable_env_checker=True), ScriptedExpert(env_id)
     commands = np.stack([expert.commands(seed, env.reset(seed=seed)[0]["env_state"])[0] for seed in range(20)])
     assert np.abs(commands[..., [3, 10]]).max() < 0.01
@@ -170,8 +171,8 @@ def test_failures_are_rejected_and_counted(tmp_path, monkeypatch):
     """An expert that fails on odd seeds: the folder holds even seeds only, and resuming counts the same."""
     honest = ScriptedExpert.commands
 
-    def sometimes(self, seed, env_state):
-        commands, intentions = honest(self, seed, env_state)
+    def sometimes(self, seed, env_state, way=None):
+        commands, intentions = honest(self, seed, env_state, way)
         commands[:, 13] = commands[:, 13] if seed % 2 == 0 else 1.0  # never closes its right hand
         return commands, intentions
 

@@ -1,0 +1,64 @@
+"""Give cube: one of two cubes is handed over, by either arm: four ways, and only words can say which one is meant."""
+
+import numpy as np
+
+from envs.aloha import ARMS
+from envs.bimanual import BimanualEnv, pose
+
+COLOURS = ("red", "blue")
+
+
+class GiveCubeEnv(BimanualEnv):
+    """A red and a blue cube of 4 cm lie in the middle of the table, one nearer than the other, where both arms reach.
+
+    The arm that first lifts one of them alone gives that one; the other arm receives. Stages and strict success are
+    those of `envs.hand_over`, of this cube; any of the four ways is a success, and `way/<colour>_<giver>` tells which
+    one it was.
+    """
+
+    model_file = "give_cube.xml"
+    task = "Pick up one of the cubes with one arm and hand it over to the other arm."
+    objects = tuple(f"{colour}_cube" for colour in COLOURS)
+    ways = tuple(f"{colour}_{giver}" for colour in COLOURS for giver in ARMS)
+
+    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        near, far = rng.uniform((-0.04, 0.38), (0.04, 0.43)), rng.uniform((-0.04, 0.57), (0.04, 0.62))
+        order = rng.permutation(2)
+        return {self.objects[i]: pose(place, 0.05) for i, place in zip(order, (near, far), strict=True)}
+
+    def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
+        terms = {}
+        for colour, cube in zip(COLOURS, self.objects, strict=True):
+            terms[f"{colour}_lifted"] = frozenset(("table", cube)) not in touching
+            terms |= {f"{arm}_touches_{colour}": frozenset((f"{arm}_gripper", cube)) in touching for arm in ARMS}
+        return terms
+
+    def takes(self, terms: dict[str, bool]) -> str:
+        for colour in COLOURS:
+            alone = [arm for arm in ARMS if terms[f"{arm}_touches_{colour}"]]
+            if terms[f"{colour}_lifted"] and len(alone) == 1:
+                return f"{colour}_{alone[0]}"
+        return ""
+
+    def stage(self, terms: dict[str, bool]) -> int:
+        if not self.way:
+            return int(any(terms[f"{arm}_touches_{colour}"] for arm in ARMS for colour in COLOURS))
+        colour, giver, receiver = self._roles
+        if terms[f"{receiver}_touches_{colour}"]:
+            return 4 if terms[f"{colour}_lifted"] else 3
+        if terms[f"{giver}_touches_{colour}"]:
+            return 2 if terms[f"{colour}_lifted"] else 1
+        return 0
+
+    def holds(self, terms: dict[str, bool]) -> bool:
+        if not self.way:
+            return False
+        colour, giver, receiver = self._roles
+        received = terms[f"{receiver}_touches_{colour}"] and terms[f"{colour}_lifted"]
+        return received and not terms[f"{giver}_touches_{colour}"]
+
+    @property
+    def _roles(self) -> tuple[str, str, str]:
+        """Colour, giver and receiver of the way that is taken."""
+        colour, giver = self.way.split("_")
+        return colour, giver, "left" if giver == "right" else "right"
