@@ -1,7 +1,7 @@
 """The door between an environment and a trained policy: numpy comes in, numpy goes out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class PolicyAgent:
         sample: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
             "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
             own, which follow from its seed, and, of a seed that a wave holds several times, from which time it is.
+        instruct: what the policy is told to do in the episode of a seed, if it is told; None is to say nothing: numbers
+            that mean all instructions and none.
 
     Attributes:
         cameras: the cameras it looks at.
@@ -38,6 +40,7 @@ class PolicyAgent:
         compile: bool = False,
         dtype: torch.dtype = torch.float32,
         sample: Sample = "mean",
+        instruct: Callable[[int], str | None] = lambda seed: None,
     ):
         self.policy, self.executor = policy.eval(), executor
         self.cameras = policy.cameras
@@ -45,6 +48,7 @@ class PolicyAgent:
         self._device = next(policy.parameters()).device
         self._dtype = dtype
         self._sample = sample if policy.chance_dim else "mean"
+        self._instruct, self._instruction = instruct, None
         self._warm = False
         self._answer = policy.predict
         if compile:
@@ -58,6 +62,7 @@ class PolicyAgent:
             np.random.default_rng([seed, 0xAC7, *([again] if again else [])])
             for seed, again in zip(seeds, times, strict=True)
         ]
+        self._instruction = self._told(seeds)
         self._chance = self._drawn() if self._sample == "episode" else None
         self._memory: dict[str, torch.Tensor] = {}
 
@@ -68,6 +73,14 @@ class PolicyAgent:
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Observations with a leading N → actions (N, A) float32. Images are read only where `looks` was true."""
         return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
+
+    def _told(self, seeds: Sequence[int]) -> torch.Tensor | None:
+        """(N, text_dim)"""
+        if self.policy.sentences is None:
+            return None
+        nothing = self.policy.normalizer.get_buffer("instruction_mean").cpu()
+        told = [self._instruct(seed) for seed in seeds]
+        return torch.stack([nothing if words is None else self.policy.sentences([words])[0] for words in told])
 
     def _drawn(self) -> torch.Tensor:
         """(N, chance_dim) standard normal numbers, a row from each episode's own stream."""
@@ -82,6 +95,7 @@ class PolicyAgent:
                 torch.from_numpy(observation["qpos"]),
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},
                 torch.from_numpy(observation["env_state"]) if self.policy.uses_env_state else None,
+                instruction=self._instruction,
             )
             chance = self._drawn() if self._sample == "chunk" else self._chance
             # Copied: what a compiled policy has put there lives until its next call.

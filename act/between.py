@@ -41,4 +41,5 @@ def repeated(observation: Observation, i: int, n: int) -> Observation:
         rows(observation.qpos),
         {name: rows(frame) for name, frame in observation.images.items()},
         None if observation.env_state is None else rows(observation.env_state),
+        instruction=None if observation.instruction is None else rows(observation.instruction),
     )

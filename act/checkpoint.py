@@ -5,6 +5,7 @@ archive whose comment is the SHA-256 of all bytes before it, since torch.load ch
 
     format, policy, policy_config, spec     what to build: `load_policy` needs no more than the file
     demonstrated_steps                      how long the longest demonstration moved; older files do not tell
+    sentences                               the text encoder, and what it made of the instructions met in training
     weights, ema                            parameters and buffers, the normaliser's among them; ema where it was on
     step, optimizer, random, …              what `act.train` needs to go on as if it had never stopped
 """
@@ -22,6 +23,7 @@ import torch
 
 from act.device import pick_device
 from act.errors import ConfigError
+from act.language import Sentences
 from act.policies import POLICIES, make_policy, policy_name
 from act.policies.base import Policy
 from act.run_folder import find_checkpoint
@@ -43,6 +45,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         "policy_config": asdict(config),
         "spec": policy.spec.to_dict(),
         "demonstrated_steps": policy.demonstrated_steps,
+        "sentences": None if policy.sentences is None else policy.sentences.to_dict(),
     }
 
 
@@ -121,6 +124,8 @@ def load_policy(
         policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
         policy.load_state_dict(weights)
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
+        if told := contents.get("sentences"):
+            policy.sentences = Sentences(**told)
     except Exception as error:  # unknown settings or values, or weights of other names and shapes
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{path} does not fit this version ({reason}); use the version that wrote it") from error

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from act.device import free_memory
 from act.errors import ConfigError
 from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
+from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
 from act.train_config import LearnFrom
 from demos import kinematics
@@ -50,6 +51,8 @@ class ChunkDataset:
         seed: of the split.
         skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
         skip_misses: learn from commands without closings that were undone, and the ways there, see `act.keyframes`.
+        instructed: the episodes tell what was to be done; they may be of several tasks, of which each then gives as
+            many starts as the others (those of shorter ones are taken again).
 
     Attributes:
         spec: what the episodes contain.
@@ -72,9 +75,10 @@ class ChunkDataset:
         seed: int = 0,
         skip_pauses: bool = False,
         skip_misses: bool = False,
+        instructed: bool = False,
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
-        self.spec = check_dataset(self.paths)
+        self.spec = check_dataset(self.paths, several_tasks=instructed)
         self.cameras = tuple(self.spec.cameras if cameras is None else cameras)
         self.chunk_size, self.seed = chunk_size, seed
         if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
@@ -107,6 +111,7 @@ class ChunkDataset:
         self.keyframe = self._on_time_line([keyframes(target, each.qpos, names) for target, each in pairs])  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
+        self.instructions: Tensor | None = None  # (N, text_dim) what `sentences` mean, once embedded
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames
 
         lengths = torch.tensor([len(kept) for kept in self._kept])
@@ -121,11 +126,37 @@ class ChunkDataset:
         is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
         taken = self._on_time_line([_taken(episode, learn_from) for episode in self.episodes])
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
+        if len(self.spec.env_ids) > 1:
+            tasks = [self.spec.env_ids.index(episode.spec.env_id) for episode in self.episodes]
+            self.train = _balanced(self.train, torch.tensor(tasks)[self._episode])
+        self._phrasing, self.sentences = None, list[str]()
+        if instructed:
+            self._tell()
         if not len(self.train):
             raise ConfigError(
                 f"no step in {self.paths[0].parent} to train on with --learn-from {learn_from}; "
                 "use --learn-from demonstrated or all"
             )
+
+    def _tell(self) -> None:
+        """Which sentence goes with which start: of an episode's phrasings, those of neighbouring starts differ."""
+        for path, episode in zip(self.paths, self.episodes, strict=True):
+            if not episode.instructions:
+                raise ConfigError(
+                    f"{path} does not tell in words what was to be done (attribute instruction), which --text-encoder "
+                    "needs; record it again, or leave the encoder out"
+                )
+        self.sentences = list(dict.fromkeys(text for episode in self.episodes for text in episode.instructions))
+        place = {text: i for i, text in enumerate(self.sentences)}
+        phrasing = []
+        for episode, kept in zip(self.episodes, self._kept, strict=True):
+            own = np.array([place[text] for text in episode.instructions])
+            phrasing.append(own[np.random.default_rng(episode.seed or 0).integers(len(own), size=len(kept))])
+        self._phrasing = torch.from_numpy(np.concatenate(phrasing))  # (S,) into `sentences`
+
+    def embed(self, sentences: Sentences) -> None:
+        """Turns what the episodes tell into numbers, which batches then have."""
+        self.instructions = sentences(self.sentences)  # (N, text_dim)
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
@@ -133,6 +164,8 @@ class ChunkDataset:
         if kinematics.knows(self.spec.joint_names):
             values["place"] = torch.from_numpy(kinematics.tool_positions(self.action.cpu().numpy()))
         train = {key: value[self.train.to(value.device)].double() for key, value in values.items() if value is not None}
+        if self.instructions is not None:
+            train["instruction"] = self.instructions.double()
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 
     def checksum(self) -> int:
@@ -164,7 +197,7 @@ class ChunkDataset:
             return f"{size / 1e9:.2f} GB of frames are read from the files as they are needed"
         home = device if where == "device" else cpu
         self.frames = self._decode(home)
-        for name in ("qpos", "action", "keyframe", "env_state", "_target", "_last"):
+        for name in ("qpos", "action", "keyframe", "env_state", "_target", "_last", "_phrasing", "instructions"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.to(home))
         self._lines = None if self._lines is None else tuple(each.to(home) for each in self._lines)
@@ -248,6 +281,8 @@ class ChunkDataset:
         env_state = None if self.env_state is None else pick(self.env_state)
         features = {name: pick(all) for name, all in self.features.items()}
         observation = Observation(pick(self.qpos), frames, env_state, features)
+        if self._phrasing is not None and self.instructions is not None:
+            observation.instruction = self.instructions[pick(self._phrasing)]
         if self._lines is None:
             action = self.action[steps.minimum(last)]
         else:
@@ -298,6 +333,13 @@ def _lines(meant: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     steps = torch.arange(len(meant))[:, None]
     return torch.where(meant, steps, len(meant)).sort(dim=0).values, meant.cumsum(0) - meant.long()
+
+
+def _balanced(starts: Tensor, task: Tensor) -> Tensor:
+    """Starts (N,) of which each task, (S,) one of every start, has as many: those of shorter ones come again."""
+    own = [starts[task[starts] == i] for i in task[starts].unique()]
+    most = max(map(len, own))
+    return torch.cat([each[torch.arange(most) % len(each)] for each in own])
 
 
 class ShuffledStarts:
@@ -362,12 +404,13 @@ class _Reader(Dataset):
         fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
         fields |= {"valid_steps": batch.valid_steps, "keyframe": batch.keyframe}
         fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
+        fields |= {} if seen.instruction is None else {"instruction": seen.instruction}
         return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
 
 
 def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
-    observation = Observation(fields["qpos"], images, fields.get("env_state"))
+    observation = Observation(fields["qpos"], images, fields.get("env_state"), instruction=fields.get("instruction"))
     return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"], fields["keyframe"])
 
 

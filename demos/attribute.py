@@ -80,6 +80,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("env_id", "task", "action_layout", "expert"), (_text, "text")),
     "fps": (lambda value: _number(value) and 0 < value <= FASTEST, "a positive number of steps a second, such as 50.0"),
     "seed": (lambda value: _whole(value, 0), "a whole number from 0 on"),
+    "instruction": (lambda value: _text(value) or _names(value), "a sentence, or a list of sentences, each another"),
     "cameras": (_names, "a list of names, text, each another"),
     "joint_names": (_names, "a list of names, text, each another"),
 }

@@ -2,7 +2,9 @@
 
     /                               attributes: sim, and ours: format_version, env_id, task, fps, cameras, joint_names,
                                     action_layout, seed, expert, success, success_published, max_reward, versions;
-                                    of recordings also noise, first_seed, operator, traits, scene, code
+                                    of recordings also noise, first_seed, operator, traits, scene, code;
+                                    instruction, what was told to do, in one or several phrasings; way, which of the
+                                    task's ways it went
     /action                         (T, J) float32, commanded at t      rad; grippers 0 closed … 1 open
     /observations/qpos, qvel        (T, J) float32, seen at t           rad, rad/s
     /observations/env_state         (T, E) float32, object poses        ours, optional
@@ -27,6 +29,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,7 @@ class Episode:
         env_state, reward, effort: (T, E), (T,), (T, J) float32, or None.
         human: (T,) bool, or None: no person took part.
         seed, expert, success, success_published: None where the file does not tell.
+        instructions: phrasings of what was told to do; empty where the file does not tell.
         attributes: all root attributes, as plain types.
 
     Raises:
@@ -80,6 +84,8 @@ class Episode:
             self.expert: str | None = get("expert")
             self.success: bool | None = get("success")
             self.success_published: bool | None = get("success_published")
+            told = get("instruction", [])
+            self.instructions: tuple[str, ...] = (told,) if isinstance(told, str) else tuple(told)
 
             self.qpos: np.ndarray = self._array(file, "/observations/qpos", ("steps", "joints"))
             self.length, joints = self.qpos.shape
@@ -255,11 +261,21 @@ def find_episodes(folder: str | Path) -> list[Path]:
     return [path for _, path in numbered]
 
 
-def check_dataset(paths: Sequence[str | Path]) -> EpisodeSpec:
-    """Opens and checks every episode. Returns the spec they share; EpisodeError names the first that differs."""
+def check_dataset(paths: Sequence[str | Path], several_tasks: bool = False) -> EpisodeSpec:
+    """Opens and checks every episode. Returns the spec they share; EpisodeError names the first that differs.
+
+    Args:
+        several_tasks: they may be of several tasks, with other objects in each. The spec then names all of these
+            tasks, and no object poses.
+    """
     first, *others = paths
     spec = Episode(first).spec
+    env_ids = {spec.env_id: None}
     for path in others:
-        if differences := Episode(path).spec.differences(spec):
+        other = Episode(path).spec
+        if several_tasks:
+            env_ids[other.env_id] = None
+            other = replace(other, env_id=spec.env_id, task=spec.task, env_state_dim=spec.env_state_dim)
+        if differences := other.differences(spec):
             raise EpisodeError(f"{path} does not go with {first}: {'; '.join(differences)}")
-    return spec
+    return spec if len(env_ids) == 1 else replace(spec, env_id=" ".join(env_ids), task="", env_state_dim=0)

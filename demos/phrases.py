@@ -9,9 +9,9 @@ from itertools import product
 
 import numpy as np
 
+from demos.experts import OTHER, choose
 from envs.give_cube import COLOURS
 
-OTHER = {"left": "right", "right": "left"}
 TOLD = 6  # phrasings that an episode is told with
 
 _HANDING = (
@@ -123,6 +123,13 @@ def told(env_id: str, way: str, seed: int) -> list[str]:
     known = phrasings(env_id, way)
     rng = np.random.default_rng([seed, 0x5A])
     return [known[i] for i in rng.permutation(len(known))[:TOLD]]
+
+
+def order(env_id: str, seed: int) -> tuple[str, str]:
+    """What is to be done in the episode of a seed: a way, any as often as the others, and words for it; "" if none are
+    known."""
+    way = choose(SEEN.get(env_id, {"": ()}), seed)
+    return way, next(iter(told(env_id, way, seed)), "")
 
 
 def expanded(grammar: str) -> list[str]:

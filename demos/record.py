@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
@@ -21,6 +22,7 @@ from demos.episode import Episode, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
 from demos.origin import changes, origin
+from demos.phrases import told
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
 from envs.aloha import FPS, JOINT_NAMES
@@ -44,6 +46,7 @@ class RecordConfig:
         noise: of the scripted expert, see `demos.experts`.
         operator: who demonstrates instead of the scripted expert, see `demos.operators`; "" is the expert.
         traits: more traits of the operator.
+        instruction: phrasings of what the demonstrator is told; none: some of those that `demos.phrases` knows.
     """
 
     env_id: str
@@ -52,6 +55,7 @@ class RecordConfig:
     noise: float = 0.0
     operator: str = ""
     traits: tuple[str, ...] = ()
+    instruction: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.operator and self.noise:
@@ -253,9 +257,13 @@ class _Recorder:
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
                 if step.t + 1 == expert.length:
-                    way = {"way": expert.ways[0]} if expert.ways[0] else {}
-                    return writer.close(*success, way) if success[0] else None
+                    return writer.close(*success, self._told(seed, expert.ways[0])) if success[0] else None
         raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
+
+    def _told(self, seed: int, way: str) -> dict[str, Any]:
+        """Attributes: which way an episode went, and the words for it."""
+        words = list(self.config.instruction) or told(self.config.env_id, way, seed)
+        return {**({"way": way} if way else {}), **({"instruction": words} if words else {})}
 
 
 class _Pool:

@@ -22,6 +22,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from demos.episode import Episode, find_episodes
+from demos.phrases import order, told
 from demos.record import spec_of
 from demos.spec import EpisodeError
 from demos.teleop import TeleopAgent
@@ -80,6 +81,8 @@ class Session:
         patience: steps without motion after which time stops until somebody moves; 0: it never does. People stop to
             think, and a policy without memory may imitate that. While the goal is being held, time runs on.
         attributes: more root attributes for the files.
+        instruction: what is to be done, in words; "": one of the phrasings that are known for a way of the task, which
+            changes with the seed.
 
     Attributes:
         env: the simulated world.
@@ -91,6 +94,7 @@ class Session:
         success, success_published: so far.
         saved: number of episodes in the folder.
         notice: what last happened, in words.
+        instruction: what is to be done in this episode.
         pace: the clock of this episode.
 
     Raises:
@@ -109,8 +113,10 @@ class Session:
         horizon: int,
         patience: int = 0,
         attributes: Mapping[str, Any] | None = None,
+        instruction: str = "",
     ):
         self.agent, self.folder, self.horizon, self.attributes = agent, folder, horizon, attributes
+        self._given = instruction
         self.patience = patience
         self._venv = make_vector_env(env_id, cameras=dict(cameras), horizon=horizon)
         assert isinstance(self._venv, SyncVectorEnv)
@@ -155,6 +161,7 @@ class Session:
                 return False
 
     def _set_the_scene(self) -> None:
+        self.instruction = self._given or order(self.spec.env_id, self.seed)[1]
         observation, info = self._venv.reset(seed=[self.seed])
         self.agent.reset([self.seed], observation)
         self.state, self.t, self.pace = "waiting", 0, Pace()
@@ -230,7 +237,12 @@ class Session:
         latencies = self.agent.latencies or (0.0,)
         timing = {"rate_hz": self.pace.rate, "late_steps": self.pace.late, "seconds": self.pace.seconds}
         timing |= {f"latency_ms_{q}": 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
-        path = writer.close(self.success, self.success_published, timing)
+        # What was done counts, whatever was asked for.
+        way = {"way": self.env.way} if self.env.way else {}
+        words = [self._given] if self._given else told(self.spec.env_id, self.env.way, self.seed)
+        path = writer.close(
+            self.success, self.success_published, timing | way | ({"instruction": words} if words else {})
+        )
         how = "a strict success" if self.success else "NOT a strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"
         self._number, self.saved, self.seed = self._number + 1, self.saved + 1, self.seed + 1

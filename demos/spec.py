@@ -30,10 +30,16 @@ class EpisodeSpec:
     """Camera → (height, width) in pixels, in the order in which policies see them."""
     fps: float = 50.0
     env_id: str = ""
+    """The task; of a policy that learnt several tasks all of them, with spaces between."""
     task: str = ""
     env_state_dim: int = 0
     """Length of the object poses; 0 where there are none."""
     action_layout: str = ACTION_LAYOUT
+
+    @property
+    def env_ids(self) -> tuple[str, ...]:
+        """The tasks one by one."""
+        return tuple(self.env_id.split())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""

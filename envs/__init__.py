@@ -39,6 +39,11 @@ gym.register(TASKS["stack"], entry_point="envs.stack:StackEnv")
 gym.register(TASKS["tip"], entry_point="envs.tip:TipEnv")
 
 
+def short_name(env_id: str) -> str:
+    """The short name of a task given by its Gymnasium id; the id itself of one that is not ours."""
+    return next((name for name, known in TASKS.items() if known == env_id), env_id)
+
+
 def env_id(task: str) -> str:
     """The Gymnasium id of a task given by its short name or by the id itself.
 

@@ -26,6 +26,7 @@ class EpisodeResult:
     success_step: int | None  # the step at which strict success was reached
     jerk: float  # root mean square of the commanded arm joints' third difference over that length, rad/s³
     way: str = ""  # which of the task's ways it took, as far as it got; "" where there is one or it got nowhere
+    asked: str = ""  # which way the agent was asked to take; "" where nothing was said of it
 
 
 def evaluate(
@@ -101,12 +102,13 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success, and
-    how many succeeded in which way."""
+    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success, how
+    many succeeded in which way, and the share that succeeded in the way that was asked for."""
     n = len(results)
     strict, published = sum(r.success for r in results), sum(r.success_published for r in results)
     steps = [r.success_step for r in results if r.success_step is not None]
     ways = sorted({r.way for r in results if r.way})
+    obeyed = sum(r.way == r.asked and r.success for r in results)
     return {
         "episodes": n,
         "success_rate": strict / n,
@@ -116,6 +118,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "highest_stage": {stage: sum(r.highest_stage == stage for r in results) for stage in range(5)},
         "median_success_step": float(np.median(steps)) if steps else None,
         "mean_jerk": float(np.mean([r.jerk for r in results])),
+        **({"obeyed": obeyed / n} if any(r.asked for r in results) else {}),
         **({"ways": {way: sum(r.way == way and r.success for r in results) for way in ways}} if ways else {}),
     }
 

@@ -24,7 +24,7 @@ class Args:
     """Record demonstrations, train on them, roll the policy out on unseen seeds."""
 
     task: str = "transfer_cube"
-    """transfer_cube or insertion."""
+    """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip."""
     out: Path | None = None
     """Folder of everything; default: runs/quickstart_<task>, with --fast runs/quickstart_<task>_fast."""
     fast: bool = False

@@ -27,7 +27,7 @@ class Args:
     """Record demonstrations in simulation."""
 
     task: str
-    """transfer_cube or insertion."""
+    """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip."""
     out: Path
     """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     episodes: int = 50
@@ -49,6 +49,9 @@ class Args:
     traits: tuple[Trait, ...] = ()
     """More traits of the operator, plain if none is named: pauses, tempo, wander, overshoot, misses, approaches, order,
     idle_ends."""
+    instruction: tuple[str, ...] = ()
+    """What the demonstrator is told to do, in one or several phrasings, for policies that are told so too; default:
+    some of those that `demos/phrases.py` knows for the task and for the way the episode goes."""
 
 
 EACH = 3
@@ -63,7 +66,7 @@ def usual_workers(episodes: int) -> int:
 def main(args: Args) -> None:
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
     operator = args.operator or ("plain" if args.traits else "")
-    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, operator, args.traits)
+    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, operator, args.traits, args.instruction)
     with (
         ranks() as (rank, size, wait),
         tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode", disable=rank > 0) as bar,

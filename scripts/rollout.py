@@ -8,7 +8,7 @@ another order. Started by torchrun, every process rolls out its share of the see
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,8 +21,11 @@ from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, defau
 from act.errors import ConfigError
 from act.policies.config import SAMPLING, Sample
 from act.run_folder import find_checkpoint
+from demos.experts import choose
+from demos.phrases import SEEN, UNSEEN, told
 from demos.record import spec_of
-from envs import env_id
+from demos.spec import EpisodeSpec
+from envs import env_id, short_name
 from envs.film import Film
 from envs.results import EpisodeResult, evaluate, summarize
 from envs.rollout import make_vector_env
@@ -49,7 +52,15 @@ class Args:
     num_envs: int = 8
     """Environments that run side by side, a process each; the policy answers all of them at once."""
     task: str | None = None
-    """Task to run in; default: the one that the policy was trained on."""
+    """Task to run in; default: the one that the policy was trained on. all: one after the other, all of those."""
+    instruction: str | None = None
+    """What a policy that listens is told in every episode; default: one of the phrasings of the task, another one in
+    every episode, and of the task's ways too."""
+    phrases: Literal["seen", "unseen", "none"] = "seen"
+    """Which phrasings these are: of the grammar that demonstrations are told with, others that mean the same, or none:
+    numbers that mean all instructions and no particular one."""
+    way: str | None = None
+    """Of a task with several ways: the one that is asked for in every episode."""
     execute: int | None = None
     """Execute this many actions of each chunk before the policy looks again, without ensembling."""
     ensemble: float | None = None
@@ -114,21 +125,66 @@ def main(args: Args) -> None:
         device = pick_device(world.device(args.device))
         sampling = {name: value for name in SAMPLING if (value := getattr(args, name)) is not None}
         policy = load_policy(checkpoint, device, sampling)
-        if not (args.task or policy.spec.env_id):
-            raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
-        task = env_id(args.task or policy.spec.env_id)
         seeds = range(args.seed, args.seed + args.episodes)
         # The newest few checkpoints of a run lie one folder further down.
         folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         video_dir = args.video_dir or folder / "rollout"
         films = {seed: video_dir / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
         dtype = pick_dtype(args.dtype, device)
-        agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample)
-        shares = world.gather((roll_out(args, task, agent, seeds[world.rank :: world.size], films), agent.latencies))
-        if world.is_main:
-            args = replace(args, horizon=args.horizon or policy.horizon)
+        tasks = tasks_of(args, policy.spec)
+        for task in tasks:
+            asked, instruct = orders(args, task, policy)
+            agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample, instruct)
+            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films)
+            shares = world.gather((mine, agent.latencies))
+            if not world.is_main:
+                continue
+            own = replace(args, horizon=args.horizon or policy.horizon)
+            if len(tasks) > 1 and args.json is not None:
+                own = replace(own, json=args.json.with_stem(f"{args.json.stem}_{short_name(task)}"))
             results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
-            report(args, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
+            results = [replace(result, asked=asked(result.seed)) for result in results]
+            report(own, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
+
+
+def tasks_of(args: Args, spec: EpisodeSpec) -> list[str]:
+    """Gymnasium ids of the tasks to roll out in."""
+    learnt, several = ", ".join(map(short_name, spec.env_ids)), len(spec.env_ids) > 1
+    if args.task in (None, "all") and not spec.env_ids:
+        raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
+    if args.task is None and several:
+        raise ConfigError(f"{args.checkpoint} learnt {learnt}; name one of them with --task, or all")
+    if args.task == "all" and several and args.videos:
+        raise ConfigError("--videos films the episodes of one task; name it with --task")
+    tasks = list(spec.env_ids) if args.task in (None, "all") else [env_id(args.task)]
+    if several and tasks[0] not in spec.env_ids:
+        raise ConfigError(f"{args.checkpoint} did not learn {short_name(tasks[0])}; it learnt {learnt}")
+    return tasks
+
+
+def orders(args: Args, task: str, policy: "Policy") -> tuple[Callable[[int], str], Callable[[int], str | None]]:
+    """Of an episode's seed: the way that is asked for, "" for any, and the words; a policy may not listen to them."""
+    grammars = SEEN.get(task, {"": ()})
+    if args.way is not None and args.way not in grammars:
+        raise ConfigError(f"unknown way {args.way!r} of {short_name(task)}; its ways: {', '.join(grammars)}")
+    if policy.sentences is None:
+        if args.instruction is not None or args.way is not None:
+            raise ConfigError(
+                f"{args.checkpoint} listens to no instructions; train a policy with --text-encoder minilm"
+            )
+        return lambda seed: "", lambda seed: None
+    if args.instruction is not None or args.phrases == "none":
+        return lambda seed: args.way or "", lambda seed: args.instruction
+
+    def asked(seed: int) -> str:
+        return choose(grammars, seed) if args.way is None else args.way
+
+    def words(seed: int) -> str | None:
+        way = asked(seed)
+        known = UNSEEN.get(task, {}).get(way, ()) if args.phrases == "unseen" else told(task, way, seed)
+        return known[seed % len(known)] if known else None
+
+    return asked, words
 
 
 def roll_out(
@@ -210,6 +266,7 @@ def table(task: str, seeds: Sequence[int], summary: dict) -> str:
         ("success, published", rate("_published")),
         ("highest stage", f"{stages}   (stage: episodes)"),
         *([("ways", f"{ways}   (way: successes)")] if ways else []),
+        *([("as it was asked", f"{100 * summary['obeyed']:5.1f} %")] if "obeyed" in summary else []),
         ("time to success", f"{step / 50:.1f} s in the median" if step else "no success"),
         ("smoothness", f"jerk {summary['mean_jerk']:.1f} rad/s³"),
     ]

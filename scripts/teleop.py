@@ -18,9 +18,10 @@ from act.chunking import RecedingHorizon
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
 from demos.experts import ScriptedExpert
+from demos.phrases import order
 from demos.session import Session
 from demos.teleop import TeleopAgent
-from envs import EnvError, env_id
+from envs import EnvError, env_id, short_name
 from scripts.common import run
 
 
@@ -31,7 +32,11 @@ class Args:
     out: Path
     """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on; those already there stay."""
     task: str | None = None
-    """transfer_cube or insertion; default: the one that the policy of --checkpoint was trained on."""
+    """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip; default: the one that the policy of
+    --checkpoint was trained on."""
+    instruction: str = ""
+    """What is to be done, in words, for the page, for the files and for a policy that listens; default: one of the
+    phrasings that are known for the task, for each of its ways in turn."""
     assist: Literal["none", "left", "right"] = "none"
     """The arm that the scripted expert moves while you move the other one."""
     checkpoint: Path | None = None
@@ -63,7 +68,7 @@ def main(args: Args) -> None:
     if args.checkpoint is not None:
         if args.assist != "none":
             raise EnvError("--assist and --checkpoint exclude each other: one helper at a time")
-        agent, task, cameras, attributes = _correcting(args.checkpoint, args.task)
+        agent, task, cameras, attributes = _correcting(args)
         helper = "The policy"
     elif args.task is None:
         raise EnvError("name a --task, or a --checkpoint whose task it shall be")
@@ -73,7 +78,7 @@ def main(args: Args) -> None:
         agent = TeleopAgent(ScriptedExpert(task) if helps else None, helps)
         if helps:
             attributes, helper = {"assist": args.assist}, "The scripted expert"
-    settings = {"seed": args.seed, "horizon": args.horizon, "patience": args.patience}
+    settings = {"seed": args.seed, "horizon": args.horizon, "patience": args.patience, "instruction": args.instruction}
     session = Session(task, cameras, agent, args.out, attributes=attributes, **settings)
 
     from scripts.pages.stage import Stage
@@ -89,9 +94,10 @@ def main(args: Args) -> None:
         print(f"{args.out}: {session.saved} episodes")
 
 
-def _correcting(path: Path, task: str | None) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]], dict[str, str]]:
+def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]], dict[str, str]]:
     """An agent that is the policy until a person takes over, its task, cameras, and attributes for the files."""
-    checkpoint = find_checkpoint(path)
+    assert args.checkpoint is not None
+    checkpoint = find_checkpoint(args.checkpoint)
 
     import torch
 
@@ -100,10 +106,16 @@ def _correcting(path: Path, task: str | None) -> tuple[TeleopAgent, str, dict[st
 
     torch.set_num_threads(1)  # the page and the simulation need the other cores
     policy = load_policy(checkpoint, torch.device("cpu"))
-    if not (task or policy.spec.env_id):
-        raise ConfigError(f"{path} was not trained on a simulated task; name one with --task")
-    agent = TeleopAgent(PolicyAgent(policy, RecedingHorizon(policy.chunk_size)))
-    name = env_id(task) if task else policy.spec.env_id
+    if args.task is None and len(policy.spec.env_ids) != 1:
+        learnt = ", ".join(map(short_name, policy.spec.env_ids)) or "no simulated task"
+        raise ConfigError(f"{args.checkpoint} learnt {learnt}; name one with --task")
+    name = env_id(args.task) if args.task else policy.spec.env_id
+    executor = RecedingHorizon(policy.chunk_size)
+
+    def instruct(seed: int) -> str:
+        return args.instruction or order(name, seed)[1]
+
+    agent = TeleopAgent(PolicyAgent(policy, executor, instruct=instruct))
     return agent, name, dict(policy.spec.cameras), {"policy": str(checkpoint)}
 
 

@@ -144,13 +144,18 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         seed=config.seed,
         skip_pauses=config.skip_pauses,
         skip_misses=config.skip_misses,
+        instructed=bool(args.policy.text_encoder),
     )
+    if config.eval_every and len(dataset.spec.env_ids) > 1:
+        raise ConfigError(f"--eval-every rolls out in one task, and these episodes are of {dataset.spec.env_id}; use 0")
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     # A backbone that is never trained is needed before the checkpoint is read: all frames are looked at first.
     pretrained = args.policy.backbone_frozen or not folder.last.exists()
     policy = make_policy(args.policy, dataset.spec, pretrained=pretrained)
+    if policy.sentences is not None:
+        dataset.embed(policy.sentences)
     policy.normalizer.fit(dataset.stats())
     policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.skip_pauses
 

@@ -20,6 +20,8 @@ from demos.episode import Episode, find_episodes
 from scripts.common import run
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
+    from torch import Tensor
+
     from act.policies import Observation, Policy
 
 
@@ -91,7 +93,17 @@ def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
         torch.from_numpy(episode.qpos[t : t + 1]),
         frames,
         torch.from_numpy(poses[t : t + 1]) if policy.uses_env_state and poses is not None else None,
+        instruction=told(policy, episode, 1),
     )
+
+
+def told(policy: "Policy", episode: Episode, n: int) -> "Tensor | None":
+    """What the episode's first phrasing says to a policy that is told what to do, (n, text_dim)."""
+    if policy.sentences is None:
+        return None
+    if not episode.instructions:
+        raise ConfigError(f"{episode.path} does not tell what was to be done, which the policy must be told")
+    return policy.sentences(episode.instructions[:1]).expand(n, -1)
 
 
 def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:

@@ -55,8 +55,21 @@ def family(name: str, base: AnsweringConfig = BLIND, **settings) -> AnsweringCon
     return POLICIES[name][0](**shared, **{key: value for key, value in own.items() if key in known})
 
 
+class Letters:
+    """A text encoder for tests: how often each of eight letters occurs."""
+
+    dim = 8
+
+    def __call__(self, sentences: Sequence[str]) -> np.ndarray:
+        return np.array([[text.count(letter) for letter in "abcdefgh"] for text in sentences], np.float32)
+
+
 def write_episodes(
-    folder: Path, lengths: Sequence[int] = (20, 25, 30), seeds: Sequence[int] | None = None, spec: EpisodeSpec = SPEC
+    folder: Path,
+    lengths: Sequence[int] = (20, 25, 30),
+    seeds: Sequence[int] | None = None,
+    spec: EpisodeSpec = SPEC,
+    **attributes: object,
 ) -> Path:
     """Episodes of random pictures and smooth motion; their seeds are their numbers unless given."""
     for i, length in enumerate(lengths):
@@ -65,11 +78,11 @@ def write_episodes(
         with EpisodeWriter(folder / f"episode_{i}.hdf5", spec, seed=seeds[i] if seeds else i, expert="test") as writer:
             for t in range(length):
                 qpos, action = np.sin(phase + t / 10), np.sin(phase + (t + 1) / 10)
-                observation = {"qpos": qpos, "qvel": qpos, "env_state": qpos[:7]}
+                observation = {"qpos": qpos, "qvel": qpos, "env_state": np.resize(qpos, spec.env_state_dim)}
                 for name, size in spec.cameras.items():
                     observation[f"images/{name}"] = rng.integers(0, 256, (*size, 3), np.uint8)
                 writer.append(observation, action, reward=0.0)
-            writer.close(success=True, success_published=True)
+            writer.close(success=True, success_published=True, attributes=attributes)
     return folder
 
 

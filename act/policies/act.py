@@ -16,6 +16,7 @@ Where this differs from the published code:
 - An option of ours: the first nats are free for the style encoder (Kingma et al. 2016, arXiv 1606.04934, appendix C8),
   while a learned prior goes on following it (Hafner et al. 2023, arXiv 2301.04104, have both). Without, z is given up
   in the first steps, before the decoder has learnt to listen to it.
+- An option of ours: encoder, prior and decoder are told in words what to do (the condition C of a conditional VAE).
 - An option of ours: the tools are told where to be as well, and brought there (`act.reach`).
 - Without the VAE there is no z token at all; the original feeds it zeros.
 """
@@ -61,10 +62,12 @@ class ACTPolicy(AnsweringPolicy):
             self.cls_token = nn.Parameter(torch.randn(d))
             self.style_qpos_proj = Float32Linear(n_joints, d)
             self.style_action_proj = Float32Linear(n_joints, d)
+            self.style_text_proj = Float32Linear(config.text_dim, d) if config.text_encoder else None
             self.style_encoder = Encoder(config.n_style_layers, *shape)
             self.latent_head = Float32Linear(d, 2 * config.latent_dim)  # μ, log σ²
             self.latent_proj = Float32Linear(config.latent_dim, d)
-            self.register_buffer("position_of_style", sinusoid_1d(2 + k, d), persistent=False)
+            tokens = 2 + k + bool(config.text_encoder)
+            self.register_buffer("position_of_style", sinusoid_1d(tokens, d), persistent=False)
             if config.prior == "learned":
                 self.prior_head = two_layers(self.summary_dim, d, 2 * config.latent_dim)
         self._make_decoder()
@@ -146,11 +149,14 @@ class ACTPolicy(AnsweringPolicy):
         return action.masked_fill(rearrange(batch.is_pad, "b k -> b k 1"), 0.0)
 
     def _encode_style(self, observation: Observation, target: Tensor, is_pad: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ² of q(z | qpos, a_1 … a_k), each (B, latent_dim) float32."""
+        """μ and log σ² of q(z | qpos, a_1 … a_k, and what was told), each (B, latent_dim) float32."""
         qpos = self.style_qpos_proj(self.normalizer.normalize("qpos", observation.qpos))
         cls = repeat(self.cls_token, "d -> b 1 d", b=len(qpos))
-        tokens = torch.cat([cls, rearrange(qpos, "b d -> b 1 d"), self.style_action_proj(target)], dim=1)
-        is_pad = F.pad(is_pad, (2, 0), value=False)
+        tokens = [cls, rearrange(qpos, "b d -> b 1 d"), self.style_action_proj(target)]
+        if self.style_text_proj is not None:
+            tokens.insert(2, self.style_text_proj(self._instruction(observation)[0])[:, None])
+        is_pad = F.pad(is_pad, (len(tokens) - 1, 0), value=False)
+        tokens = torch.cat(tokens, dim=1)
         encoded = self.style_encoder(tokens, self.position_of_style, is_pad)
         mu, logvar = self.latent_head(encoded[:, 0]).chunk(2, dim=-1)
         return mu, logvar

@@ -85,15 +85,16 @@ class AnsweringPolicy(SeeingPolicy):
     def summary_dim(self) -> int:
         """S, see `_summary`."""
         seen = len(self.cameras) * self.config.d_model if self.config.keypoints else 0
+        seen += self.config.text_dim * bool(self.config.text_encoder)
         return seen + len(self.spec.joint_names) + self.spec.env_state_dim * self.uses_env_state
 
     def _summary(self, observation: Observation, image_tokens: Tensor) -> Tensor:
-        """What is seen as numbers, (B, S) float32: keypoints' tokens, joints, and object poses if it looks at them."""
+        """What is seen as numbers, (B, S) float32: keypoints' tokens, joints, and object poses and instruction."""
         seen = [self._points(image_tokens)] if self.config.keypoints else []
         seen.append(self.normalizer.normalize("qpos", observation.qpos))
         if self.uses_env_state:
             seen.append(self._env_state(observation))
-        return torch.cat(seen, dim=-1)
+        return torch.cat([*seen, *self._instruction(observation)], dim=-1)
 
     def _target(self, batch: Batch) -> Tensor:
         """The demonstrated chunk, (B, k, C); after an episode's end its last action repeats."""

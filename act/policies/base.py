@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from act.language import Sentences
 from act.normalizer import Normalizer
 from demos.spec import EpisodeSpec
 
@@ -25,6 +26,8 @@ class Observation:
     env_state: Tensor | None = None  # (B, E) float32 object poses
     features: dict[str, Tensor] = field(default_factory=dict)
     """camera → (B, F) float16, what `Policy.encode_frames` made of its frames before; such a camera needs no image."""
+    instruction: Tensor | None = None
+    """(B, text_dim) float32, what is told to do, as `Policy.sentences` embeds it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Observation":
         return Observation(
@@ -32,6 +35,7 @@ class Observation:
             {name: frame.to(device, non_blocking=non_blocking) for name, frame in self.images.items()},
             None if self.env_state is None else self.env_state.to(device, non_blocking=non_blocking),
             {name: each.to(device, non_blocking=non_blocking) for name, each in self.features.items()},
+            None if self.instruction is None else self.instruction.to(device, non_blocking=non_blocking),
         )
 
 
@@ -73,6 +77,7 @@ class Policy(nn.Module, ABC):
         uses_env_state: whether it looks at object poses.
         normalizer: buffers that are fitted once on the training split.
         demonstrated_steps: how long the longest demonstration moved, in steps; 0: not known.
+        sentences: what embeds instructions; None: it is told nothing.
     """
 
     config: Any
@@ -82,6 +87,7 @@ class Policy(nn.Module, ABC):
     uses_env_state: bool
     normalizer: Normalizer
     demonstrated_steps: int = 0
+    sentences: Sentences | None = None
 
     @property
     def horizon(self) -> int:

@@ -23,6 +23,7 @@ MOST = {
     "backbone_width": 16,
     "keypoints": 4096,
     "latent_dim": 16_384,
+    "text_dim": 16_384,
     "bins": 65_536,
     "coefficients": 10_000,
     "transforms": 64,
@@ -44,6 +45,11 @@ class SeeingConfig:
     """Cameras to look at, in order. None takes all that the episodes have; an empty list needs --use-env-state."""
     use_env_state: bool = False
     """Look at the object poses, which only a simulator knows."""
+    text_encoder: str = ""
+    """Be told what to do in words, which this encoder turns into numbers: minilm, or module:function of your own. Then
+    one policy may learn several tasks. Empty: it is told nothing."""
+    text_dim: int = 384
+    """How many numbers the encoder makes of a sentence."""
 
     d_model: int = 512
     """Width of all tokens."""
@@ -105,7 +111,7 @@ class SeeingConfig:
             if len(set(self.cameras)) < len(self.cameras):
                 raise ConfigError(f"cameras are {', '.join(self.cameras)}; name each only once")
         sizes = ("d_model", "n_heads", "ffn_dim", "n_encoder_layers", "backbone_width", "backbone_stride")
-        check_positive(self, "chunk_size", *sizes)
+        check_positive(self, "chunk_size", "text_dim", *sizes)
         for name, most in MOST.items():
             if getattr(self, name, 0) > most:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {most}")

@@ -2,7 +2,7 @@
 
     pictures ── backbone ── map tokens, keypoints' token ─────────────────────────┐
                                     └── keyframe: where each arm is going ── token ┤
-    joint positions, (object poses) ── a token each ──────────────────────────────┴── encoder ──► memory (B, L, d_model)
+    joints, (object poses), (instruction) ── a token each ────────────────────────┴── encoder ──► memory (B, L, d_model)
 
 Keypoints and keyframes are options of ours, off by default, as are the auxiliary losses that teach keypoints object
 poses or keyframes (`act.keyframes`), a backbone that is never trained, and noise on the joint positions. Several
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from act.errors import ConfigError
 from act.keyframes import arms_of, keyframe_dim
+from act.language import Sentences
 from act.normalizer import Normalizer
 from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
@@ -63,6 +64,9 @@ class SeeingPolicy(Policy):
             dims["env_state"] = spec.env_state_dim
         if self.tells_keyframes:
             dims["keyframe"] = keyframe_dim(spec.joint_names)
+        if config.text_encoder:
+            dims["instruction"] = config.text_dim
+            self.sentences = Sentences(config.text_encoder)
         self.normalizer = Normalizer(dims)
 
         self.qpos_proj = Float32Linear(n_joints, d)
@@ -70,12 +74,14 @@ class SeeingPolicy(Policy):
         self.vision = self._make_vision(pretrained) if self.cameras else None
         if self.tells_keyframes:
             self.grippers = [gripper for _, gripper in arms_of(spec.joint_names)]
-            self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers), d, dims["keyframe"])
+            told = config.text_dim * bool(config.text_encoder)
+            self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers) + told, d, dims["keyframe"])
             self.knows_tools = kinematics.knows(spec.joint_names)
         self.keyframe_proj = None
         if self.tells_keyframes and config.keyframe_token:
             self.keyframe_proj = Float32Linear(dims["keyframe"] + 6 * self.knows_tools, d)
-        vectors += 1 + config.use_env_state + (self.keyframe_proj is not None)
+        self.text_proj = Float32Linear(config.text_dim, d) if config.text_encoder else None
+        vectors += 1 + config.use_env_state + (self.keyframe_proj is not None) + (self.text_proj is not None)
         self.vector_position = nn.Parameter(torch.randn(vectors, d))
         self.pose_head = Float32Linear(len(self.cameras) * d, spec.env_state_dim) if reads_poses else None
         self.encoder = Encoder(config.n_encoder_layers, *transformer_shape(config))
@@ -122,7 +128,7 @@ class SeeingPolicy(Policy):
     def _tell_keyframe(
         self, observation: Observation, image_tokens: Tensor, memory: dict[str, Tensor] | None = None
     ) -> Tensor | None:
-        """Where each arm is going, (B, K) as z-scores, told from keypoints and grippers, and remembered.
+        """Where each arm is going, (B, K) as z-scores, told from keypoints, grippers, instruction, and remembered.
 
         The grippers tell whether a hand at an object still has to grasp it. Other joints are not asked: on its way the
         arm gives away where it is going, and would be believed instead of looked past.
@@ -131,7 +137,8 @@ class SeeingPolicy(Policy):
             return None
         joints = self.normalizer.normalize("qpos", observation.qpos)
         grippers = [joints[:, i : i + 1] for i in self.grippers]  # a list as an index would be carried to the GPU
-        told = self.keyframe_head(torch.cat([self._points(image_tokens), *grippers], dim=-1))
+        told = torch.cat([self._points(image_tokens), *grippers, *self._instruction(observation)], dim=-1)
+        told = self.keyframe_head(told)
         return told if memory is None else remembered(told, memory)
 
     def _auxiliary_losses(self, batch: Batch, image_tokens: Tensor, keyframe: Tensor | None) -> dict[str, Tensor]:
@@ -156,6 +163,14 @@ class SeeingPolicy(Policy):
             raise ConfigError("the policy looks at object poses (env_state), given none")
         return self.normalizer.normalize("env_state", observation.env_state)
 
+    def _instruction(self, observation: Observation) -> list[Tensor]:
+        """What is told to do as z-scores, [(B, text_dim)]; [] for a policy that is told nothing."""
+        if not self.config.text_encoder:
+            return []
+        if observation.instruction is None:
+            raise ConfigError("the policy is told what to do in words (--text-encoder), and was told nothing")
+        return [self.normalizer.normalize("instruction", observation.instruction)]
+
     def _remember(
         self, observation: Observation, image_tokens: Tensor, keyframe: Tensor | None, before: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
@@ -172,6 +187,8 @@ class SeeingPolicy(Policy):
             vectors.append(self.env_state_proj(self._env_state(observation)))
         if keyframe is not None and self.keyframe_proj is not None:
             vectors.append(self.keyframe_proj(self._with_way_left(observation, keyframe)))
+        if self.text_proj is not None:
+            vectors += [self.text_proj(told) for told in self._instruction(observation)]
         tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
             position = torch.cat([position, self.vision.token_positions()])

@@ -15,6 +15,7 @@ from act.between import between, repeated
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
 from scripts.pages.stage import PICTURE_WIDTH
+from scripts.ways import told
 
 Overlay = Literal["none", "attention", "keypoints"]
 DEMONSTRATED, PREDICTED, BETWEEN = "#268b5c", "#e06a1a", "#111111"
@@ -104,6 +105,7 @@ class Insight:
             torch.from_numpy(episode.qpos[t : t + 1]),
             {name: torch.from_numpy(seen[name])[None] for name in self.policy.cameras},
             torch.from_numpy(poses[t : t + 1]) if self.policy.uses_env_state and poses is not None else None,
+            instruction=told(self.policy, episode, 1),
         )
 
     def _chunks(self, episode: Episode, starts: np.ndarray) -> Batch:
@@ -112,7 +114,7 @@ class Insight:
         steps = starts[:, None] + np.arange(self.policy.chunk_size)  # (B, k)
         targets = episode.action if episode.expert_action is None else episode.expert_action
         return Batch(
-            Observation(torch.from_numpy(episode.qpos[starts])),
+            Observation(torch.from_numpy(episode.qpos[starts]), instruction=told(self.policy, episode, len(starts))),
             torch.from_numpy(targets[np.minimum(steps, last)]),
             torch.from_numpy(steps > last),
         )

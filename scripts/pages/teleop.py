@@ -133,6 +133,8 @@ class TeleopPage:
         ]
         if self.helper:
             lines.append(f"{self.helper}: {self._helping()}")
+        if session.instruction:
+            lines.insert(1, f"To do: **{session.instruction}**")
         return "\n\n".join(([f"*{session.notice}*"] if session.notice else []) + lines)
 
     def _objects(self) -> dict[str, np.ndarray]:

@@ -186,7 +186,8 @@ class ViewerPage:
         told += [] if episode.success is None else [f"strict success: **{'yes' if episode.success else 'no'}**"]
         if episode.human is not None and not episode.human.all():
             told.append(f"a person acts in {episode.human.sum()} steps, first at {episode.human.argmax()}")
-        return f"{', '.join(told)}\n\n{episode.spec.task}"
+        words = "".join(f"\n- {phrasing}" for phrasing in episode.instructions)
+        return f"{', '.join(told)}\n\n{episode.spec.task}\n{words}"
 
     def _joint_plot(self) -> dict[str, Any]:
         """Over the seconds, a joint: reached, commanded, predicted from here on."""

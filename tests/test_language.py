@@ -1,0 +1,202 @@
+"""Laws of words: sentences are embedded once, every start is told one of its episode's, and policies listen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_scripts import script
+from tiny import BLIND, PLACES, SPEC, THREE_CAMERAS, TINY, Letters, family, make_batch, write_episodes
+
+from act.agent import PolicyAgent
+from act.checkpoint import describe, load_policy, to_bytes
+from act.chunking import OpenLoop
+from act.dataset import ChunkDataset
+from act.errors import ConfigError
+from act.language import MiniLM, Sentences
+from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
+from demos.moves import SCRIPTS
+from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
+from demos.spec import EpisodeError
+
+K = TINY.chunk_size
+LISTENS = {"text_encoder": "tiny:Letters", "text_dim": Letters.dim}
+
+
+def test_a_grammar_is_all_of_its_sentences():
+    assert expanded("a {b|c} d{|e}") == ["a b d", "a b de", "a c d", "a c de"]
+    assert expanded("plain") == ["plain"]
+
+
+def test_every_way_of_every_task_has_words_and_paraphrases_that_no_demonstration_is_told():
+    for env_id, ways in SCRIPTS.items():
+        assert SEEN[env_id].keys() == UNSEEN[env_id].keys() == ways.keys()
+        seen = {sentence for way in ways for sentence in phrasings(env_id, way)}
+        assert len(seen) == sum(len(phrasings(env_id, way)) for way in ways), "no two ways are told with the same words"
+        for way in ways:
+            assert len(UNSEEN[env_id][way]) == 5
+            assert not seen & set(UNSEEN[env_id][way])
+            assert len(set(told(env_id, way, 7))) == TOLD
+            assert told(env_id, way, 7) == told(env_id, way, 7) != told(env_id, way, 8)
+    assert told("Juggling-v0", "", 0) == []
+
+
+def test_a_sentence_is_embedded_once_and_remembered(monkeypatch):
+    asked = []
+    embed = Letters.__call__
+    monkeypatch.setattr(Letters, "__call__", lambda self, texts: asked.extend(texts) or embed(self, texts))
+    sentences = Sentences("tiny:Letters")
+    vectors = sentences(["abba", "cab", "abba"])
+    assert vectors.tolist()[0] == vectors.tolist()[2] == [2, 2, 0, 0, 0, 0, 0, 0]
+    again = Sentences(**sentences.to_dict())
+    assert torch.equal(again(["cab"]), vectors[1:2])
+    assert asked == ["abba", "cab"]
+    again(["dead"])
+    assert asked == ["abba", "cab", "dead"]
+    for wrong in ("oracle", "tiny:nothing", "nowhere:Letters"):
+        with pytest.raises(ConfigError, match="unknown text encoder"):
+            Sentences(wrong)(["a"])
+
+
+def test_similar_meanings_are_similar_vectors():
+    """Of the real encoder, whose weights come with a package."""
+    lift, raise_, pour = MiniLM()(["lift the tray", "raise the tray with both arms", "pour the balls"])
+    assert lift.shape == (MiniLM.dim,)
+    assert lift @ raise_ > lift @ pour + 0.2
+
+
+@pytest.fixture
+def two_tasks(tmp_path) -> list[Path]:
+    other = replace(SPEC, env_id="Other-v0", env_state_dim=21, task="else")
+    first = write_episodes(tmp_path / "one", lengths=(40, 40), instruction=["abc", "aabbc", "a"])
+    second = write_episodes(tmp_path / "two", lengths=(20,), spec=other, instruction="hhg")
+    return [*sorted(first.glob("*.hdf5")), *second.glob("*.hdf5")]
+
+
+def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
+    dataset = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
+    assert dataset.spec.env_ids == ("Tiny-v0", "Other-v0")
+    assert dataset.spec.env_state_dim == 0
+    dataset.embed(Sentences("tiny:Letters"))
+    mean, std = dataset.stats()["instruction"]
+    assert mean.shape == std.shape == (8,)
+    counts = np.bincount(dataset._episode[dataset.train].numpy())
+    assert counts.tolist() == [40, 40, 80]
+    batch = dataset.gather(dataset.train)
+    assert batch.observation.instruction is not None
+    heard = {tuple(row) for row in batch.observation.instruction[:80].tolist()}
+    assert heard == {(1, 1, 1, 0, 0, 0, 0, 0), (2, 2, 1, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0, 0)}
+    assert batch.observation.instruction[80:].unique(dim=0).tolist() == [[0, 0, 0, 0, 0, 0, 1, 2]]
+    again = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
+    again.embed(Sentences("tiny:Letters"))
+    again.cache("ram", torch.device("cpu"))
+    told_again = again.gather(dataset.train).observation.instruction
+    assert told_again is not None
+    assert torch.equal(told_again, batch.observation.instruction)
+
+
+def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
+    with pytest.raises(EpisodeError, match="does not go with"):
+        ChunkDataset(two_tasks, K)
+    silent = write_episodes(tmp_path / "silent")
+    with pytest.raises(ConfigError, match="does not tell in words what was to be done"):
+        ChunkDataset(silent, K, instructed=True)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("base", [BLIND, PLACES], ids=["poses", "pictures and places"])
+def test_every_family_listens(name, base):
+    torch.manual_seed(0)
+    policy = make_policy(family(name, replace(base, **LISTENS), use_vae=True), THREE_CAMERAS).train()
+    batch = replace(make_batch(4), keyframe=torch.randn(4, 8) / 4)
+    with pytest.raises(ConfigError, match="was told nothing"):
+        policy(batch)
+    batch.observation.instruction = torch.randn(4, 8)
+    policy(batch)["loss"].backward()
+    assert [key for key, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
+    policy.eval()
+    chance = torch.randn(4, policy.chance_dim)
+    before = policy.predict(batch.observation, chance)
+    batch.observation.instruction = torch.randn(4, 8)
+    assert (policy.predict(batch.observation, chance) - before).abs().max() > 1e-5
+
+
+def test_the_condition_reaches_encoder_and_prior_of_the_cvae():
+    torch.manual_seed(0)
+    config = replace(BLIND, prior="learned", **LISTENS)
+    policy, batch = ACTPolicy(config, THREE_CAMERAS).eval(), make_batch(2)
+    batch.observation.instruction = torch.zeros(2, 8)
+    codes, prior = policy.latent(batch), policy._prior(batch.observation, policy._see(batch.observation))[0]
+    batch.observation.instruction = torch.ones(2, 8)
+    assert codes is not None
+    after = policy.latent(batch)
+    assert after is not None
+    assert (after - codes).abs().max() > 1e-5
+    assert (policy._prior(batch.observation, policy._see(batch.observation))[0] - prior).abs().max() > 1e-5
+
+
+def saved(config: ACTConfig, folder: Path, *known: str) -> Policy:
+    torch.manual_seed(0)
+    policy = make_policy(config, SPEC)
+    if policy.sentences is not None:
+        policy.sentences(known)
+    folder.mkdir()
+    (folder / "last.pt").write_bytes(to_bytes({**describe(policy), "weights": policy.state_dict(), "ema": None}))
+    return load_policy(folder, "cpu")
+
+
+def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_path, monkeypatch):
+    policy = saved(replace(BLIND, **LISTENS), tmp_path / "run", "abc")
+    monkeypatch.delattr("tiny.Letters")
+    assert policy.sentences is not None
+    assert policy.sentences(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
+    with pytest.raises(ConfigError, match="unknown text encoder"):
+        policy.sentences(["something new"])
+    assert saved(BLIND, tmp_path / "deaf").sentences is None
+
+
+def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
+    policy = saved(replace(BLIND, use_vae=False, **LISTENS), tmp_path / "run", "abc")
+    heard = []
+    predict = policy.predict
+    policy.predict = lambda seen, *rest: heard.append(seen.instruction) or predict(seen, *rest)  # pyright: ignore
+    policy.normalizer.get_buffer("instruction_mean").fill_(5.0)
+    words: dict[int, str | None] = {1: "aa", 2: None, 3: ""}
+    agent = PolicyAgent(policy, OpenLoop(K), instruct=lambda seed: words[seed])
+    observation = {"qpos": np.zeros((3, 14), np.float32), "env_state": np.zeros((3, 7), np.float32)}
+    agent.reset([1, 2, 3], observation)
+    agent(observation)
+    assert heard[0].tolist() == [[2] + 7 * [0], 8 * [5], 8 * [0]]
+
+
+def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
+    """It does each as it is told, and says what it did not learn."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    size = ["--episodes", 2, "--height", 24, "--width", 32]
+    for task in ("hand_over", "lift_tray"):
+        made = script("record.py", "--task", task, *size, "--out", task, folder=tmp_path)
+        assert made.returncode == 0, made.stderr
+    small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 2 --batch-size 4 "
+    small += "--val-every 2 --save-every 2 --log-every 2 --warmup-steps 1 --text-encoder tiny:Letters --text-dim 8"
+    data = ["--data", "hand_over", "lift_tray", "--out", "run", "--wandb", "disabled"]
+    trained = script("train.py", *data, *small.split(), folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5]
+    rolled = script("rollout.py", *short, "--task", "all", "--json", "told.json", folder=tmp_path)
+    assert rolled.returncode == 0, rolled.stderr
+    assert rolled.stdout.count("success, strict") == 2
+    assert "as it was asked" in rolled.stdout
+    assert (tmp_path / "told_hand_over.json").exists()
+    assert (tmp_path / "told_lift_tray.json").exists()
+    flags = ["--task", "hand_over", "--way", "left", "--phrases", "unseen"]
+    assert script("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
+    for wrong, message in (
+        ([], "learnt hand_over, lift_tray; name one of them with --task, or all"),
+        (["--task", "stack"], "did not learn stack; it learnt hand_over, lift_tray"),
+        (["--task", "hand_over", "--way", "up"], "unknown way 'up' of hand_over; its ways: left, right"),
+        (["--task", "all", "--videos", 1], "--videos films the episodes of one task"),
+    ):
+        refused = script("rollout.py", *short, *wrong, folder=tmp_path)
+        assert refused.returncode == 2
+        assert message in refused.stderr
