@@ -22,7 +22,7 @@ class GiveCubeEnv(BimanualEnv):
     ways = tuple(f"{colour}_{giver}" for colour in COLOURS for giver in ARMS)
 
     def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        near, far = rng.uniform((-0.04, 0.38), (0.04, 0.43)), rng.uniform((-0.04, 0.57), (0.04, 0.62))
+        near, far = rng.uniform((-0.04, 0.4), (0.04, 0.44)), rng.uniform((-0.04, 0.56), (0.04, 0.6))
         order = rng.permutation(2)
         return {self.objects[i]: pose(place, 0.05) for i, place in zip(order, (near, far), strict=True)}
 
