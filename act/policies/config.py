@@ -290,7 +290,11 @@ class FlowConfig(AnsweringConfig):
 
     coefficients: int = 8
     """Of the cosine transform, for each number of an action; the rest is told, with noise of learnt scale."""
-    transforms: int = 3
+    coupled: bool = False
+    """Each layer changes half of the coefficients given the other half, so that draws take two looks a layer. By
+    default it changes each given all before it, and draws take as many looks as there are coefficients: halves whose
+    numbers do not know of each other keep two ways apart badly."""
+    transforms: int = 1
     """Layers of the flow, each a rational-quadratic spline (Durkan et al. 2019, arXiv 1906.04032)."""
     flow_width: int = 256
     """Width of the networks that tell the splines."""

@@ -1,5 +1,5 @@
 """A normalising flow: an invertible map from noise to chunks, so that the likelihood of a chunk is exact (Rezende and
-Mohamed 2015, arXiv 1505.05770), as coupling layers of neural splines (Durkan et al. 2019, arXiv 1906.04032) by zuko.
+Mohamed 2015, arXiv 1505.05770), as layers of neural splines (Durkan et al. 2019, arXiv 1906.04032) by zuko.
 
 A chunk becomes the coefficients of its cosine transform. Where they lie and how far they spread is told as in
 regression, the spread beside it; the flow shapes what is left of the leading ones, given what is seen: two ways, say.
@@ -42,7 +42,8 @@ class FlowPolicy(AnsweringPolicy):
         self.leading = min(config.coefficients, k) * self.chunk_dim
         self.spread_head = two_layers(d, d, k * self.chunk_dim)  # log of standard deviations
         width = (config.flow_width, config.flow_width)
-        self.flow = NSF(self.leading, d, transforms=config.transforms, passes=2, hidden_features=width)
+        passes = 2 if config.coupled else None
+        self.flow = NSF(self.leading, d, transforms=config.transforms, passes=passes, hidden_features=width)
 
     @property
     def chance_dim(self) -> int:
