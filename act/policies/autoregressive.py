@@ -36,7 +36,7 @@ class AutoregressivePolicy(AnsweringPolicy):
         self.place_in_time = nn.Parameter(torch.randn(len(basis), d))
         self.place_in_action = nn.Parameter(torch.randn(self.chunk_dim, d))
         self.begin = nn.Parameter(torch.randn(d))
-        self.embed = nn.Embedding(config.bins, d)
+        self.embed, self.value_proj = nn.Embedding(config.bins, d), nn.Linear(1, d)
         self.layers = nn.ModuleList(CausalLayer(*transformer_shape(config)) for _ in range(config.n_decoder_layers))
         self.norm, self.logits = nn.LayerNorm(d), nn.Linear(d, config.bins)
 
@@ -56,8 +56,7 @@ class AutoregressivePolicy(AnsweringPolicy):
 
     def chunk(self, tokens: Tensor) -> Tensor:
         """(B, N) → (B, k, C), up to what bins and missing coefficients lose."""
-        values = (tokens - self.config.bins // 2) * self.config.resolution
-        return self.basis.T @ values.view(len(tokens), len(self.basis), -1).float()
+        return self.basis.T @ self._values(tokens).view(len(tokens), len(self.basis), -1).float()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss", "nats"} and perhaps "pose", "keyframe": mean cross entropy of a token, and errors in z-scores."""
@@ -72,13 +71,20 @@ class AutoregressivePolicy(AnsweringPolicy):
 
     def _nats(self, tokens: Tensor, seen: Seen) -> Tensor:
         """Cross entropy of each token, (B, N)."""
-        x = torch.cat([self.begin.expand(len(tokens), 1, -1), self.embed(tokens[:, :-1])], dim=1)
+        x = torch.cat([self.begin.expand(len(tokens), 1, -1), self._embedded(tokens[:, :-1])], dim=1)
         x = x + self._places_of_tokens()
         mask = torch.ones(self.length, self.length, dtype=torch.bool, device=x.device).tril()
         key = seen.memory + seen.position
         for layer in self.layers:
             x = layer(x, key, seen.memory, mask)
         return F.cross_entropy(self.logits(self.norm(x)).float().mT, tokens, reduction="none")
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """(B, n, d_model), of each token and of the number that it stands for: most bins are hardly ever met."""
+        return self.embed(tokens) + self.value_proj(self._values(tokens)[..., None])
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        return (tokens - self.config.bins // 2) * self.config.resolution
 
     def _places_of_tokens(self) -> Tensor:
         """(N, d_model), which coefficient of which number a token is."""
@@ -98,7 +104,7 @@ class AutoregressivePolicy(AnsweringPolicy):
                 x = layer(x, key, seen.memory, cache=cache)
             logits = self.logits(self.norm(x))[:, 0].float()
             tokens.append(logits.argmax(dim=-1) if chance is None else self._draw(logits, chance[:, i]))
-            x = self.embed(tokens[-1])[:, None]
+            x = self._embedded(tokens[-1][:, None])
         return self.chunk(torch.stack(tokens, dim=1))
 
     def _draw(self, logits: Tensor, chance: Tensor) -> Tensor:
