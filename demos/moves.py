@@ -75,23 +75,6 @@ def pause(after: Move, steps: float) -> Move:
     return replace(after, kind="wait", steps=steps, busy=False)
 
 
-def in_step(moves: list[Move], others: list[Move]) -> list[Move]:
-    """Moves cut where those of the other arm end, so that the k-th of both take equally long; both are as long."""
-    ends = np.unique(np.round(np.concatenate([np.cumsum([m.steps for m in each]) for each in (moves, others)]), 6))
-    cut, start, position, gripper, t = [], 0.0, moves[0].position, moves[0].gripper, 0.0
-    for move in moves:
-        stop = start + move.steps
-        inside = [end for end in ends if start < end <= stop + 1e-6]
-        for end in inside:
-            share = (end - start) / move.steps
-            at = position + share * (move.position - position)
-            opening = gripper + share * (move.gripper - gripper)
-            cut.append(replace(move, steps=end - t, position=at, gripper=opening))
-            t = end
-        start, position, gripper = stop, move.position, move.gripper
-    return cut
-
-
 def length(moves: list[Move]) -> float:
     """Steps that moves take, one after the other."""
     return sum(move.steps for move in moves)
@@ -197,9 +180,11 @@ def script_stack(env_state: np.ndarray, home: dict[str, Move], first: str = "rig
             Move("touch", 40, aside, pick, OPEN),
         ]
     then = OTHER[first]
-    before, after = pause(alone[then][-1], length(put[first])), pause(put[first][-1], length(put[then]))
-    whole = {first: [*put[first], after], then: [before, *put[then]]}
-    return Script(alone, {arm: in_step(whole[arm], whole[OTHER[arm]]) for arm in ARMS})
+    together = {
+        first: [*put[first], *(pause(put[first][-1], move.steps) for move in put[then])],
+        then: [*(pause(alone[then][-1], move.steps) for move in put[first]), *put[then]],
+    }
+    return Script(alone, together)
 
 
 def script_tip(env_state: np.ndarray, home: dict[str, Move]) -> Script:

@@ -15,6 +15,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from act.errors import ConfigError
 from demos.record import RecordConfig, record
@@ -33,8 +34,8 @@ class Args:
 
     only: tuple[str, ...] = ()
     """Parts to measure: train, infer, data, env, evaluation, record, file, experts, scaling, roofline (all by
-    default); families, by itself: all ways of generating a chunk compared; of the GPU report: train, infer, render,
-    policy, table."""
+    default); by themselves families: all ways of generating a chunk compared, and told: one policy of all tasks that is
+    told in words which to do; of the GPU report: train, infer, render, policy, table."""
     peer_python: Path | None = None
     """Interpreter of a virtual environment that has LeRobot and gym-aloha."""
     rounds: int = 3
@@ -54,12 +55,12 @@ class Args:
     gpu_report: Path | None = None
     """Write the report of one accelerator into this folder instead: JSON, pictures, a trained policy."""
     tiny: bool = False
-    """Tiny sizes for the GPU report, data, file and families: proof on any machine that the real ones will run."""
+    """Tiny sizes for the GPU report, data, file, families and told: proof that the real ones will run."""
     fast: bool = False
-    """Of families: one training of each, of 3,000 steps."""
-    out: Path = Path("runs/families")
-    """Of families: folder of demonstrations, policies, figures, families.md and pictures. It goes on where it was;
-    under torchrun each process makes its share."""
+    """Of families and told: one training of each, of 3,000 steps a task."""
+    out: Path | None = None
+    """Of families and told: folder of demonstrations, policies, figures, tables and pictures; default: runs/families
+    and runs/told. It goes on where it was; under torchrun each process makes its share."""
     json: Path | None = None
     """Write all figures to this file."""
 
@@ -67,15 +68,20 @@ class Args:
 def main(args: Args) -> None:
     # With torch and timm these take seconds, which nobody waits for to read --help.
     from act.device import pick_device
-    from scripts.benchmarks import families, gpu_report, roofline, simulation
+    from scripts.benchmarks import families, gpu_report, roofline, simulation, told
     from scripts.benchmarks.sizes import FULL, TINY
 
-    if args.only == ("families",):
-        amounts = families.TINY if args.tiny else families.FAST if args.fast else families.FULL
+    if args.only in (("families",), ("told",)):
+        part, compare = {
+            "families": (families, families.compare_families),
+            "told": (told, told.compare_told),
+        }[args.only[0]]
+        amounts: Any = part.TINY if args.tiny else part.FAST if args.fast else part.FULL
+        out = args.out or Path("runs") / args.only[0]
         with ranks() as (rank, size, wait):
-            text = families.compare_families(args.out, amounts, rank, size, wait)
+            text = compare(out, amounts, rank, size, wait)
         if rank == 0:
-            print(f"\n{text}\n\ntables and pictures: {args.out}")
+            print(f"\n{text}\n\ntables and pictures: {out}")
         return
     known = gpu_report.PARTS if args.gpu_report else PARTS
     only = tuple(part for words in args.only for part in words.split(",")) or known

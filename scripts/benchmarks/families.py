@@ -204,9 +204,16 @@ def speed(family: Family, folder: Path, amounts: Amounts) -> None:
     subprocess.run([str(word) for word in words], check=True, cwd=SCRIPTS.parent, env=alone())
 
 
-def call(script: str, flags: str, **paths: Path) -> None:
-    """Run a script as a person would; one that fails ends this one with its exit code."""
-    words = [*flags.split(), *(str(word) for name, path in paths.items() for word in (f"--{name}", path))]
+def call(script: str, flags: str, *more: object, **paths: Path) -> None:
+    """Run a script as a person would; one that fails ends this one with its exit code.
+
+    Args:
+        flags: without spaces in any of them.
+        more: further words.
+        paths: flag → path.
+    """
+    words = [*flags.split(), *map(str, more)]
+    words += [str(word) for name, path in paths.items() for word in (f"--{name}", path)]
     print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
     code = subprocess.run([sys.executable, SCRIPTS / script, *words], check=False, env=alone()).returncode
     if code:

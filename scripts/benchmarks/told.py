@@ -1,0 +1,175 @@
+"""One policy that is told in words which of all tasks to do, beside a policy for each.
+
+What is in the folder already is not made again. Started by torchrun, each process makes its share.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from act.language import text_encoder
+from demos.phrases import SEEN, UNSEEN, phrasings
+from envs import TASKS
+from envs.results import read_results, wilson_interval
+from scripts.benchmarks.families import call
+from scripts.benchmarks.family_page import markdown, span
+
+NONSENSE = "the moon eats seven quiet umbrellas"
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything."""
+
+    demonstrations: int = 50
+    rollouts: int = 100
+    swapped: int = 25
+    """Seeds on which every way of a task is asked for."""
+    steps: int = 10_000
+    """Of training, for each task."""
+    seeds: int = 2
+    """Trainings of the policy of all tasks."""
+    record: str = "--noise 0.05"
+    train: str = "--text-encoder minilm"
+
+
+FULL = Amounts()
+FAST = Amounts(rollouts=50, steps=3_000, seeds=1)
+TINY = Amounts(
+    demonstrations=2,
+    rollouts=2,
+    swapped=1,
+    steps=1,
+    seeds=1,
+    record="--noise 0.05 --height 48 --width 64",
+    train="--text-encoder minilm --d-model 32 --n-heads 2 --ffn-dim 64 --chunk-size 10",
+)
+
+
+def compare_told(
+    folder: Path, amounts: Amounts, rank: int = 0, size: int = 1, wait: Callable[[], object] = lambda: None
+) -> str:
+    """Makes what is not there yet, and the tables, which are returned, of what is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in list(TASKS)[rank::size]:
+        flags = f"--task {task} --episodes {amounts.demonstrations} {amounts.record}"
+        call("record.py", flags, out=folder / "data" / task)
+    wait()
+    together = [("together", seed) for seed in range(amounts.seeds)]
+    jobs = [*together, *((task, 0) for task in TASKS)]
+    for name, seed in jobs[rank::size]:
+        train(folder, amounts, name, seed)
+        for task in TASKS if name == "together" else (name,):
+            for kind, flags in rollouts_of(task, amounts, all_kinds=name == "together").items():
+                roll_out(folder, f"{name}_{seed}", task, kind, flags)
+    wait()
+    if rank > 0:
+        return ""
+    cosines(folder / "cosines.png")
+    return write(folder, amounts.seeds)
+
+
+def train(folder: Path, amounts: Amounts, name: str, seed: int) -> None:
+    """The policy of one task, or of all of them with as many samples of each."""
+    tasks = list(TASKS) if name == "together" else [name]
+    data = ["--data", *(folder / "data" / task for task in tasks)]
+    flags = f"{amounts.train} --steps {amounts.steps * len(tasks)} --seed {seed} --wandb disabled --resume"
+    call("train.py", flags, *data, out=folder / "policies" / f"{name}_{seed}")
+
+
+def rollouts_of(task: str, amounts: Amounts, all_kinds: bool) -> dict[str, list[object]]:
+    """Kind of words → flags of rollout.py."""
+    episodes: list[object] = ["--episodes", amounts.rollouts]
+    kinds = {"seen": episodes}
+    if not all_kinds:
+        return kinds
+    names = list(TASKS)
+    other = TASKS[names[(names.index(task) + 1) % len(names)]]
+    kinds |= {name: [*episodes, "--phrases", name] for name in ("unseen", "none")}
+    said = {"nonsense": NONSENSE, "empty": "", "other": phrasings(other, next(iter(SEEN[other])))[0]}
+    kinds |= {name: [*episodes, "--instruction", words] for name, words in said.items()}
+    ways = [way for way in SEEN[TASKS[task]] if way]
+    return kinds | {f"way_{way}": ["--episodes", amounts.swapped, "--way", way] for way in ways}
+
+
+def roll_out(folder: Path, policy: str, task: str, kind: str, flags: list[object]) -> None:
+    out = folder / "rollouts" / f"{policy}_{task}_{kind}.json"
+    if not out.exists():
+        out.parent.mkdir(exist_ok=True)
+        partial = out.with_suffix(".partial")
+        call("rollout.py", f"--task {task}", *flags, checkpoint=folder / "policies" / policy, json=partial)
+        partial.rename(out)
+
+
+def write(folder: Path, seeds: int) -> str:
+    """The tables (told.md, also returned) of the rollouts that are there."""
+
+    def found(name: str, task: str, kind: str, trainings: int = seeds) -> list[dict[str, Any]]:
+        paths = [folder / "rollouts" / f"{name}_{seed}_{task}_{kind}.json" for seed in range(trainings)]
+        return [read_results(path)["summary"] for path in paths if path.exists()]
+
+    lines = [["task", "alone", "together", "95 %", "each training", "as asked", "unseen phrasings", "as asked"]]
+    lines[0] += ["no words", "nonsense", "empty", "another task's words"]
+    for task in TASKS:
+        together, alone = found("together", task, "seen"), found(task, task, "seen", 1)
+        if not together:
+            continue
+        n = sum(each["episodes"] for each in together)
+        strict = sum(each["success_rate"] * each["episodes"] for each in together)
+        others = {kind: found("together", task, kind) for kind in ("unseen", "none", "nonsense", "empty", "other")}
+        line = [task, rate(alone), rate(together), span(wilson_interval(round(strict), n))]
+        line += [", ".join(f"{100 * each['success_rate']:.0f}" for each in together), rate(together, "obeyed")]
+        line += [rate(others["unseen"]), rate(others["unseen"], "obeyed")]
+        lines.append([*line, *(rate(others[kind]) for kind in ("none", "nonsense", "empty", "other"))])
+    swapped = [["task", "asked for", "as asked", "successes in each way"]]
+    for task, env_id in TASKS.items():
+        for way in SEEN[env_id]:
+            if way and (some := found("together", task, f"way_{way}")):
+                took: dict[str, int] = {}
+                for each in some:
+                    for name, count in each.get("ways", {}).items():
+                        took[name] = took.get(name, 0) + count
+                ways = ", ".join(f"{name} {count}" for name, count in took.items())
+                swapped.append([task, way, rate(some, "obeyed"), ways])
+    text = f"{markdown(lines)}\n\nThe same scenes, other words:\n\n{markdown(swapped)}"
+    (folder / "told.md").write_text(text + "\n")
+    return text
+
+
+def rate(summaries: list[dict[str, Any]], what: str = "success_rate") -> str:
+    """Mean share over rollouts of as many episodes each."""
+    values = [each[what] for each in summaries if what in each]
+    return f"{100 * float(np.mean(values)):.0f} %" if values else "–"
+
+
+def cosines(path: Path, encoder: str = "minilm") -> None:
+    """A picture of how similar phrasings are: the mean cosine of those of every two tasks and ways, and of one and its
+    paraphrases."""
+    embed = text_encoder(encoder)
+    names, seen, unseen = [], [], []
+    for task, env_id in TASKS.items():
+        for way in SEEN[env_id]:
+            names.append(f"{task} {way}".strip().replace("_", " "))
+            seen.append(unit(embed(phrasings(env_id, way))))
+            unseen.append(unit(embed(UNSEEN[env_id][way])))
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, others, title in zip(panels, (seen, unseen), ("phrasings", "paraphrases"), strict=True):
+        table = np.array([[float((a @ b.T).mean()) for b in others] for a in seen])
+        picture = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_title(f"mean cosine of phrasings (rows) and {title} (columns)", fontsize=8)
+        for i, row in enumerate(table):
+            for j, value in enumerate(row):
+                axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=5, color="white")
+    figure.colorbar(picture, ax=panels, shrink=0.7)
+    figure.savefig(path, dpi=130)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
