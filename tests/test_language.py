@@ -1,5 +1,7 @@
 """Laws of words: sentences are embedded once, every start is told one of its episode's, and policies listen."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,11 @@ from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from demos.moves import SCRIPTS
 from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
 from demos.spec import EpisodeError
+from envs import TASKS
+from envs.results import EpisodeResult, summarize
+from scripts.benchmarks import told as told_table
 
-K = TINY.chunk_size
+K, GIVE_CUBE = TINY.chunk_size, TASKS["give_cube"]
 LISTENS = {"text_encoder": "tiny:Letters", "text_dim": Letters.dim}
 
 
@@ -200,3 +205,27 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
         refused = script("rollout.py", *short, *wrong, folder=tmp_path)
         assert refused.returncode == 2
         assert message in refused.stderr
+
+
+def test_the_table_tells_who_obeyed(tmp_path):
+    """Of two trainings, on the same words and on others."""
+
+    def write(name: str, *taken: str, asked: str) -> None:
+        results = [EpisodeResult(i, way != "", True, 4, 9, 8, 1.0, way, asked) for i, way in enumerate(taken)]
+        found = {"settings": {}, "summary": summarize(results), "episodes": [vars(each) for each in results]}
+        (tmp_path / "rollouts").mkdir(exist_ok=True)
+        (tmp_path / "rollouts" / f"{name}.json").write_text(json.dumps(found))
+
+    write("together_0_hand_over_seen", "left", "left", "right", "", asked="left")
+    write("together_1_hand_over_seen", "left", "left", "left", "left", asked="left")
+    write("together_0_hand_over_way_right", "right", "left", asked="right")
+    write("hand_over_0_hand_over_seen", "left", "", asked="left")
+    text = re.sub(" +", " ", told_table.write(tmp_path, seeds=2))
+    assert "| hand_over | 50 % | 88 % | 53 to 98 | 75, 100 | 75 % | – |" in text
+    assert "| hand_over | right | 50 % | left 1, right 1 |" in text
+    told_table.cosines(tmp_path / "cosines.png", "tiny:Letters")
+    assert (tmp_path / "cosines.png").stat().st_size > 20_000
+    kinds = told_table.rollouts_of("give_cube", told_table.TINY, all_kinds=True)
+    assert list(kinds)[:6] == ["seen", "unseen", "none", "nonsense", "empty", "other"]
+    assert kinds["empty"][-1] == ""
+    assert [kind for kind in kinds if kind.startswith("way_")] == [f"way_{way}" for way in SEEN[GIVE_CUBE]]
