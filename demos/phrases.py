@@ -14,17 +14,20 @@ from envs.give_cube import COLOURS
 
 TOLD = 6  # phrasings that an episode is told with
 
+# One hand is named, the one that receives: that both of "from the left to the right" are hands, a sentence's vector
+# tells, and which of them gives, it does not. The same of two blocks.
 _HANDING = (
-    "{hand|pass|give} the COLOURcube from the GIVER {hand|arm} to the RECEIVER {hand|arm|gripper}",
-    "{pick up|grasp|take} the COLOURcube with the GIVER {hand|arm} and {hand it over|pass it} to the RECEIVER one",
-    "use the GIVER {arm|gripper} to {pick up|get} the COLOURcube, then {give|hand} it to the RECEIVER {arm|hand}",
+    "{hand|pass|give} the COLOURcube to the RECEIVER {hand|arm|gripper}",
+    "the RECEIVER {hand|arm} {gets|receives|takes} the COLOURcube",
+    "{hand over|transfer|deliver} the COLOURcube {to|into} the RECEIVER {hand|gripper}",
+    "let the RECEIVER {hand|arm} {have|take} the COLOURcube",
 )
 _HANDING_UNSEEN = (
-    "transfer the COLOURcube into your RECEIVER hand, starting with the GIVER",
-    "lift the COLOURblock with GIVER and let RECEIVER have it",
-    "could the GIVER arm please fetch the COLOURcube and deliver it to the RECEIVER arm?",
-    "the COLOURcube should end up in the RECEIVER gripper; the GIVER one brings it",
-    "GIVER robot: grab that COLOURcube and present it to the RECEIVER robot",
+    "the COLOURcube should end up in your RECEIVER gripper",
+    "could you please bring the COLOURblock over to the RECEIVER side?",
+    "RECEIVER robot, accept that COLOURcube from your partner",
+    "make sure the COLOURone finishes in the RECEIVER hand",
+    "I want the RECEIVER manipulator to hold the COLOURbox at the end",
 )
 _INSERTING = (
     "{insert|put|push} the red {peg|stick} into the blue {socket|tube}",
@@ -52,15 +55,17 @@ _LIFTING_UNSEEN = (
 )
 _STACKING = (
     "{build|make} a tower with the FIRST block {at the bottom|below}",
-    "{put|place} the FIRST block on the {mark|white spot} and the SECOND one on top",
-    "stack the SECOND block on {top of the FIRST one|the FIRST block}",
+    "{begin|start} the tower with the FIRST block",
+    "the FIRST block {comes|goes} {first|at the bottom}",
+    "{put|set|place} the FIRST block down first",
+    "stack {both|the two} blocks, FIRST {one|block} {lowest|underneath}",
 )
 _STACKING_UNSEEN = (
-    "the FIRST one goes down first, then the SECOND one over it",
-    "pile up the cubes, SECOND above FIRST",
-    "start the tower with FIRST, finish with SECOND",
-    "set FIRST in the centre and balance SECOND upon it",
-    "I want SECOND to sit on FIRST",
+    "the base of the pile should be FIRST",
+    "lay FIRST as the foundation",
+    "build upwards, beginning with the FIRST cube",
+    "underneath everything I want FIRST",
+    "first down is FIRST, then the other",
 )
 _TIPPING = (
     "{pour|tip} the balls {from the cup|out of the cup} into the bowl",
@@ -83,12 +88,11 @@ def _with(templates: tuple[str, ...], **words: str) -> tuple[str, ...]:
 
 
 def _handing(templates: tuple[str, ...], giver: str, colour: str = "") -> tuple[str, ...]:
-    return _with(templates, GIVER=giver, RECEIVER=OTHER[giver], COLOUR=f"{colour} " if colour else "")
+    return _with(templates, RECEIVER=OTHER[giver], COLOUR=f"{colour} " if colour else "")
 
 
 def _stacking(templates: tuple[str, ...], first: str) -> tuple[str, ...]:
-    colours = {"left": "blue", "right": "red"}
-    return _with(templates, FIRST=colours[first], SECOND=colours[OTHER[first]])
+    return _with(templates, FIRST={"left": "blue", "right": "red"}[first])
 
 
 def _all(handing: tuple, inserting: tuple, lifting: tuple, stacking: tuple, tipping: tuple) -> dict[str, dict]:
