@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from scripts.benchmarks import family_page
 from scripts.benchmarks.family_figures import figures
 
 SCRIPTS = Path(__file__).parents[1]
+POLL = 2.0  # s
 HELD_OUT = 40_000  # first seed of demonstrations that nothing learns from
 
 
@@ -141,12 +143,18 @@ def compare_families(
     ]
     for cell in cells[rank::size]:
         make(cell, folder, amounts)
-    wait()
     if rank > 0:
         return ""
+    await_files([folder / "figures" / f"{cell.name}.json" for cell in cells])
     for family in FAMILIES:
         speed(family, folder, amounts)
     return family_page.write(folder, [family.name for family in FAMILIES], [data.name for data in DATA])
+
+
+def await_files(paths: Sequence[Path]) -> None:
+    """Returns once all are there. The other ranks may need hours more than this one, which no collective waits for."""
+    while not all(path.exists() for path in paths):
+        time.sleep(POLL)
 
 
 def make(cell: Cell, folder: Path, amounts: Amounts) -> None:

@@ -15,7 +15,7 @@ from act.language import text_encoder
 from demos.phrases import SEEN, UNSEEN, phrasings
 from envs import TASKS
 from envs.results import read_results, wilson_interval
-from scripts.benchmarks.families import call
+from scripts.benchmarks.families import await_files, call
 from scripts.benchmarks.family_page import markdown, span
 
 NONSENSE = "the moon eats seven quiet umbrellas"
@@ -61,14 +61,19 @@ def compare_told(
     wait()
     together = [("together", seed) for seed in range(amounts.seeds)]
     jobs = [*together, *((task, 0) for task in TASKS)]
-    for name, seed in jobs[rank::size]:
-        train(folder, amounts, name, seed)
+    made = []
+    for number, (name, seed) in enumerate(jobs):
+        mine = number % size == rank
+        if mine:
+            train(folder, amounts, name, seed)
         for task in TASKS if name == "together" else (name,):
             for kind, flags in rollouts_of(task, amounts, all_kinds=name == "together").items():
-                roll_out(folder, f"{name}_{seed}", task, kind, flags)
-    wait()
+                made.append(folder / "rollouts" / f"{name}_{seed}_{task}_{kind}.json")
+                if mine:
+                    roll_out(made[-1], folder / "policies" / f"{name}_{seed}", task, flags)
     if rank > 0:
         return ""
+    await_files(made)
     cosines(folder / "cosines.png")
     return write(folder, amounts.seeds)
 
@@ -96,12 +101,11 @@ def rollouts_of(task: str, amounts: Amounts, all_kinds: bool) -> dict[str, list[
     return kinds | {f"way_{way}": ["--episodes", amounts.swapped, "--way", way] for way in ways}
 
 
-def roll_out(folder: Path, policy: str, task: str, kind: str, flags: list[object]) -> None:
-    out = folder / "rollouts" / f"{policy}_{task}_{kind}.json"
+def roll_out(out: Path, policy: Path, task: str, flags: list[object]) -> None:
     if not out.exists():
         out.parent.mkdir(exist_ok=True)
         partial = out.with_suffix(".partial")
-        call("rollout.py", f"--task {task}", *flags, checkpoint=folder / "policies" / policy, json=partial)
+        call("rollout.py", f"--task {task}", *flags, checkpoint=policy, json=partial)
         partial.rename(out)
 
 
