@@ -299,10 +299,13 @@ class FlowConfig(AnsweringConfig):
     """Layers of the flow, each a rational-quadratic spline (Durkan et al. 2019, arXiv 1906.04032)."""
     flow_width: int = 256
     """Width of the networks that tell the splines."""
+    nats_weight: float = 0.1
+    """Weight of the negative log-likelihood of a number; that of L1 is 1. The surer a flow, the steeper it is, and at 1
+    it leaves little to be learnt of where the middle lies."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "coefficients", "transforms", "flow_width")
+        check_positive(self, "coefficients", "transforms", "flow_width", "nats_weight")
 
 
 @dataclass(frozen=True)

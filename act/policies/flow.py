@@ -61,7 +61,7 @@ class FlowPolicy(AnsweringPolicy):
         nats = -self._log_density(target, told.detach(), spread, context).mean() / (self.chunk_size * self.chunk_dim)
         losses = self._chunk_l1(told, target, batch) | {"nats": nats}
         losses |= self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe)
-        return self._total(losses, losses["l1"] + nats)
+        return self._total(losses, losses["l1"] + self.config.nats_weight * nats)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
