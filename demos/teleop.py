@@ -171,7 +171,7 @@ class TeleopAgent:
             moves = helper is not None or self._wished_at is not None or np.abs(action - self._action).max() > STILL
             self.still_steps = 0 if moves else self.still_steps + 1
             self._action, self.human = action, bool(wishes)
-            if not wishes and not self._in_charge:
+            if not wishes:  # not even if somebody took over meanwhile: what counts is where this command leads
                 self._wish_to_stay()
         return action[None]
 

@@ -168,3 +168,21 @@ def test_taking_over_begins_where_the_policy_was_and_is_told():
     np.testing.assert_allclose(after, np.tile(before[-1], (20, 1)), atol=1e-4)  # nobody wished for anything yet
     agent.reset([1], BLIND)
     assert not agent.human
+
+
+def test_taking_over_while_the_policy_thinks_begins_where_it_then_leads():
+    """Not where its command before led: that would be a jump back."""
+    agent = TeleopAgent(Sweep())
+
+    class Interrupted(Sweep):
+        def __call__(self, observation) -> np.ndarray:
+            agent.take_over()  # from the page's thread, while this one computes
+            return super().__call__(observation) + 0.2
+
+    agent.helper = Interrupted()
+    agent.reset([0], BLIND)
+    commands = act(agent, 3)
+    assert np.abs(commands[0] - HOME_ACTION).max() > 0.15
+    assert np.abs(np.delete(commands[1] - commands[0], [6, 13])).max() < JOINT_SPEED / FPS
+    np.testing.assert_allclose(commands[2], commands[0], atol=1e-3)
+    assert agent.human
