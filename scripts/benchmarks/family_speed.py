@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from act.checkpoint import load_policy
+from act.keyframes import keyframe_dim
 from act.run_folder import find_checkpoint
 from scripts.benchmarks.learning import Mode, flops_per_sample, make_batch, stepping, timed
 
@@ -23,6 +24,7 @@ def main(run: Path, out: Path, steps: int) -> None:
     device = torch.device("cpu")
     policy = load_policy(find_checkpoint(run), device)
     batch = make_batch(policy.spec, policy.chunk_size, SAMPLES, device)
+    batch.keyframe = torch.zeros(SAMPLES, keyframe_dim(policy.spec.joint_names))
     told = {}
     for n in (1, 8):
         observation = make_batch(policy.spec, policy.chunk_size, n, device).observation
