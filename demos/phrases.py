@@ -5,6 +5,7 @@ same, which no demonstration is told with: a policy that understands them has le
 """
 
 import re
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -129,11 +130,16 @@ def told(env_id: str, way: str, seed: int) -> list[str]:
     return [known[i] for i in rng.permutation(len(known))[:TOLD]]
 
 
-def order(env_id: str, seed: int) -> tuple[str, str]:
-    """What is to be done in the episode of a seed: a way, any as often as the others, and words for it; "" if none are
-    known."""
-    way = choose(SEEN.get(env_id, {"": ()}), seed)
-    return way, next(iter(told(env_id, way, seed)), "")
+def order(env_id: str, seed: int) -> str:
+    """Words for what is to be done in the episode of a seed: one of the task's ways, any as often as the others; "" if
+    none are known."""
+    return next(iter(told(env_id, choose(SEEN.get(env_id, {"": ()}), seed), seed)), "")
+
+
+def attributes(env_id: str, way: str, seed: int, given: Sequence[str] = ()) -> dict[str, str | list[str]]:
+    """Of an episode's file: which way it went, and the words for that, those `given` or else some that are known."""
+    words = list(given) or told(env_id, way, seed)
+    return {**({"way": way} if way else {}), **({"instruction": words} if words else {})}
 
 
 def expanded(grammar: str) -> list[str]:

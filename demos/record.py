@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
@@ -22,7 +21,7 @@ from demos.episode import Episode, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
 from demos.origin import changes, origin
-from demos.phrases import told
+from demos.phrases import attributes
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
 from envs.aloha import FPS, JOINT_NAMES
@@ -249,21 +248,17 @@ class _Recorder:
         """Record the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
         path = self.folder / PENDING / f"seed_{seed}.hdf5"
         config, expert = self.config, self.expert
-        name, attributes = _expert(config), _attributes(config) | self.origin
-        with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=attributes) as writer:
+        name, settings = _expert(config), _attributes(config) | self.origin
+        with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=settings) as writer:
             for step in rollout(self.venv, expert, [seed], always_look=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
                 intended = expert.intended[0] if config.noise and expert.intended is not None else None
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
                 if step.t + 1 == expert.length:
-                    return writer.close(*success, self._told(seed, expert.ways[0])) if success[0] else None
+                    about = attributes(config.env_id, expert.ways[0], seed, config.instruction)
+                    return writer.close(*success, about) if success[0] else None
         raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
-
-    def _told(self, seed: int, way: str) -> dict[str, Any]:
-        """Attributes: which way an episode went, and the words for it."""
-        words = list(self.config.instruction) or told(self.config.env_id, way, seed)
-        return {**({"way": way} if way else {}), **({"instruction": words} if words else {})}
 
 
 class _Pool:

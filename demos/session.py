@@ -22,7 +22,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from demos.episode import Episode, find_episodes
-from demos.phrases import order, told
+from demos.phrases import attributes, order
 from demos.record import spec_of
 from demos.spec import EpisodeError
 from demos.teleop import TeleopAgent
@@ -161,7 +161,7 @@ class Session:
                 return False
 
     def _set_the_scene(self) -> None:
-        self.instruction = self._given or order(self.spec.env_id, self.seed)[1]
+        self.instruction = self._given or order(self.spec.env_id, self.seed)
         observation, info = self._venv.reset(seed=[self.seed])
         self.agent.reset([self.seed], observation)
         self.state, self.t, self.pace = "waiting", 0, Pace()
@@ -238,11 +238,9 @@ class Session:
         timing = {"rate_hz": self.pace.rate, "late_steps": self.pace.late, "seconds": self.pace.seconds}
         timing |= {f"latency_ms_{q}": 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
         # What was done counts, whatever was asked for.
-        way = {"way": self.env.way} if self.env.way else {}
-        words = [self._given] if self._given else told(self.spec.env_id, self.env.way, self.seed)
-        path = writer.close(
-            self.success, self.success_published, timing | way | ({"instruction": words} if words else {})
-        )
+        given = [self._given] if self._given else []
+        timing |= attributes(self.spec.env_id, self.env.way, self.seed, given)
+        path = writer.close(self.success, self.success_published, timing)
         how = "a strict success" if self.success else "NOT a strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"
         self._number, self.saved, self.seed = self._number + 1, self.saved + 1, self.seed + 1

@@ -80,6 +80,13 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(row) for row in rows)
 
 
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first one the heads, as a table that also reads well on a screen."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, *body = (" | ".join(map(str.ljust, line, widths)) for line in lines)
+    return "\n".join(f"| {line} |" for line in (head, " | ".join("-" * width for width in widths), *body))
+
+
 def _nobody_reads() -> bool:
     """Whether the reader of stdout or stderr is gone; what is still to be written there goes nowhere then."""
     gone = False

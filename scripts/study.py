@@ -21,7 +21,7 @@ from demos.episode import Episode, find_episodes
 from demos.figures import tool_paths
 from envs import env_id
 from envs.results import read_results, wilson_interval
-from scripts.common import run, step
+from scripts.common import markdown, run, step
 
 KINDS: dict[str, list[str]] = {
     "expert": ["--noise", "0.05"],
@@ -139,9 +139,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         each = ", ".join(f"{100 * rate:.0f}" for rate in row["each"])
         last = f"{100 * row['published']:.1f} %", str(row["horizon"]), f"{row['minutes']:.1f}"
         lines.append([row["kind"], row["task"], row["recipe"], *rates, each, *last])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, *body = (" | ".join(map(str.ljust, line, widths)) for line in lines)
-    return "\n".join(f"| {line} |" for line in (head, " | ".join("-" * width for width in widths), *body))
+    return markdown(lines)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -113,7 +113,7 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
     executor = RecedingHorizon(policy.chunk_size)
 
     def instruct(seed: int) -> str:
-        return args.instruction or order(name, seed)[1]
+        return args.instruction or order(name, seed)
 
     agent = TeleopAgent(PolicyAgent(policy, executor, instruct=instruct))
     return agent, name, dict(policy.spec.cameras), {"policy": str(checkpoint)}

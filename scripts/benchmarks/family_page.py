@@ -16,6 +16,7 @@ from demos.ik import BimanualIK
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
 from envs.results import read_results, wilson_interval
+from scripts.common import markdown
 
 COLOURS = {"left": "#2b6cb0", "right": "#c2410c", "": "#888888"}
 FAN_SIZE = (360, 480)  # pixels of the scene behind a fan
@@ -84,13 +85,6 @@ def both_ways(results: Sequence[dict[str, Any]]) -> list[int]:
         for episode in result["episodes"]:
             seen.setdefault((i, episode["seed"]), set()).update({episode["way"]} if episode["success"] else set())
     return [sum(len(ways - {""}) > 1 for ways in seen.values()), len(seen)]
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the first one the heads, as a table that also reads well on a screen."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, *body = (" | ".join(map(str.ljust, line, widths)) for line in lines)
-    return "\n".join(f"| {line} |" for line in (head, " | ".join("-" * width for width in widths), *body))
 
 
 def success_table(rows: dict[str, dict[str, Any]]) -> str:

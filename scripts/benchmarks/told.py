@@ -16,7 +16,8 @@ from demos.phrases import SEEN, UNSEEN, phrasings
 from envs import TASKS
 from envs.results import read_results, wilson_interval
 from scripts.benchmarks.families import await_files, call
-from scripts.benchmarks.family_page import markdown, span
+from scripts.benchmarks.family_page import span
+from scripts.common import markdown
 
 NONSENSE = "the moon eats seven quiet umbrellas"
 
