@@ -1,10 +1,13 @@
 """Films of rollouts: what `render()` shows, one MP4 per episode."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import imageio.v2 as imageio
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from envs.aloha import FPS
 from envs.rollout import Step, VectorEnv
@@ -18,10 +21,13 @@ class Film:
     Args:
         venv: environments with `render_mode="rgb_array"`.
         paths: seed → file, for the episodes to film.
+        words: of a seed: what is written into its film, if anything.
     """
 
-    def __init__(self, venv: VectorEnv, paths: Mapping[int, Path]):
-        self.venv, self.paths = venv, dict(paths)
+    def __init__(
+        self, venv: VectorEnv, paths: Mapping[int, Path], words: Callable[[int], str | None] = lambda seed: None
+    ):
+        self.venv, self.paths, self.words = venv, dict(paths), words
         self._writers: dict[int, Any] = {}
 
     def __call__(self, step: Step) -> None:
@@ -30,7 +36,7 @@ class Film:
             frames = self.venv.render()
             assert frames is not None, "films need environments with render_mode='rgb_array'"
             for i, seed in filmed:
-                self._writer(seed).append_data(frames[i])
+                self._writer(seed).append_data(captioned(frames[i], self.words(seed) or ""))
         if step.last:
             for _, seed in filmed:
                 self._writers.pop(seed).close()
@@ -42,3 +48,16 @@ class Film:
                 self.paths[seed], fps=FPS / EVERY, macro_block_size=2, ffmpeg_log_level="error"
             )
         return self._writers[seed]
+
+
+def captioned(frame: np.ndarray, words: str) -> np.ndarray:
+    """A frame (H, W, 3) uint8 with words along its lower edge."""
+    if not words:
+        return frame
+    height, width = frame.shape[:2]
+    image = Image.fromarray(frame)
+    font = ImageFont.load_default(max(10, height // 22))
+    letters = max(1, int(0.94 * width / font.getlength("n")))
+    place, lines = (width / 2, 0.98 * height), fill(words, letters)
+    ImageDraw.Draw(image).text(place, lines, "white", font, "md", align="center", stroke_width=2, stroke_fill="black")
+    return np.asarray(image)

@@ -82,7 +82,7 @@ class Args:
     horizon: int | None = None
     """Steps of an episode; default: 1.2 times what the longest demonstration took without its pauses, at least 400."""
     videos: int = 0
-    """How many of the episodes to film, failures not sorted out."""
+    """How many of the episodes to film, failures not sorted out; what the policy is told is written in."""
     video_dir: Path | None = None
     """Where the films go; default: rollout/ beside the checkpoint."""
     json: Path | None = None
@@ -129,13 +129,14 @@ def main(args: Args) -> None:
         # The newest few checkpoints of a run lie one folder further down.
         folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         video_dir = args.video_dir or folder / "rollout"
-        films = {seed: video_dir / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
         dtype = pick_dtype(args.dtype, device)
         tasks = tasks_of(args, policy.spec)
         for task in tasks:
+            place = video_dir / short_name(task) if len(tasks) > 1 else video_dir
+            films = {seed: place / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
             asked, instruct = orders(args, task, policy)
             agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample, instruct)
-            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films)
+            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films, instruct)
             shares = world.gather((mine, agent.latencies))
             if not world.is_main:
                 continue
@@ -154,8 +155,6 @@ def tasks_of(args: Args, spec: EpisodeSpec) -> list[str]:
         raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
     if args.task is None and several:
         raise ConfigError(f"{args.checkpoint} learnt {learnt}; name one of them with --task, or all")
-    if args.task == "all" and several and args.videos:
-        raise ConfigError("--videos films the episodes of one task; name it with --task")
     tasks = list(spec.env_ids) if args.task in (None, "all") else [env_id(args.task)]
     if several and tasks[0] not in spec.env_ids:
         raise ConfigError(f"{args.checkpoint} did not learn {short_name(tasks[0])}; it learnt {learnt}")
@@ -188,9 +187,14 @@ def orders(args: Args, task: str, policy: "Policy") -> tuple[Callable[[int], str
 
 
 def roll_out(
-    args: Args, task: str, agent: "PolicyAgent", seeds: Sequence[int], films: Mapping[int, Path]
+    args: Args,
+    task: str,
+    agent: "PolicyAgent",
+    seeds: Sequence[int],
+    films: Mapping[int, Path],
+    words: Callable[[int], str | None],
 ) -> list[EpisodeResult]:
-    """This process' share of the episodes, those in `films` filmed."""
+    """This process' share of the episodes, those in `films` filmed, with the words that they are told."""
     from act.checkpoint import check_env_matches
 
     policy = agent.policy
@@ -208,7 +212,7 @@ def roll_out(
         render_mode="rgb_array" if films else None,
     )
     try:
-        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films})
+        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, words)
         with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
             return evaluate(venv, agent, seeds, bar.update, film)
     finally:

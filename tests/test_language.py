@@ -22,6 +22,7 @@ from demos.moves import SCRIPTS
 from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
 from demos.spec import EpisodeError
 from envs import TASKS
+from envs.film import captioned
 from envs.results import EpisodeResult, summarize
 from scripts.benchmarks import told as told_table
 
@@ -188,23 +189,35 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
     trained = script("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5]
-    rolled = script("rollout.py", *short, "--task", "all", "--json", "told.json", folder=tmp_path)
+    rolled = script("rollout.py", *short, "--task", "all", "--json", "told.json", "--videos", 1, folder=tmp_path)
     assert rolled.returncode == 0, rolled.stderr
     assert rolled.stdout.count("success, strict") == 2
     assert "as it was asked" in rolled.stdout
     assert (tmp_path / "told_hand_over.json").exists()
     assert (tmp_path / "told_lift_tray.json").exists()
+    films = {film.relative_to(tmp_path).as_posix() for film in tmp_path.rglob("*.mp4")}
+    assert films == {f"run/rollout/{task}/seed_100000.mp4" for task in ("hand_over", "lift_tray")}
     flags = ["--task", "hand_over", "--way", "left", "--phrases", "unseen"]
     assert script("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
     for wrong, message in (
         ([], "learnt hand_over, lift_tray; name one of them with --task, or all"),
         (["--task", "stack"], "did not learn stack; it learnt hand_over, lift_tray"),
         (["--task", "hand_over", "--way", "up"], "unknown way 'up' of hand_over; its ways: left, right"),
-        (["--task", "all", "--videos", 1], "--videos films the episodes of one task"),
     ):
         refused = script("rollout.py", *short, *wrong, folder=tmp_path)
         assert refused.returncode == 2
         assert message in refused.stderr
+
+
+def test_words_are_written_below_in_a_frame():
+    frame = np.full((480, 640, 3), 90, np.uint8)
+    written = captioned(frame, "lift the tray with both hands and keep it level without dropping the ball")
+    changed = np.argwhere((written != frame).any(axis=-1))
+    assert len(changed) > 100
+    assert changed[:, 0].min() > 360
+    assert changed.min(axis=0)[1] > 0
+    assert changed.max(axis=0)[1] < 639, "lines are broken before they leave the frame"
+    assert captioned(frame, "") is frame
 
 
 def test_the_table_tells_who_obeyed(tmp_path):
