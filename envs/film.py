@@ -36,7 +36,7 @@ class Film:
             frames = self.venv.render()
             assert frames is not None, "films need environments with render_mode='rgb_array'"
             for i, seed in filmed:
-                self._writer(seed).append_data(captioned(frames[i], self.words(seed) or ""))
+                self._writer(seed).append_data(captioned(np.asarray(frames[i]), self.words(seed) or ""))
         if step.last:
             for _, seed in filmed:
                 self._writers.pop(seed).close()

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from act.errors import ConfigError
 from demos.record import RecordConfig, record
@@ -46,6 +46,8 @@ class Args:
     """Of a training step."""
     seeds: int = 500
     """Episodes per expert, seeds 0 and up."""
+    operator: Literal["plain", "careful", "hasty", "mixed"] | None = None
+    """Instead of the experts: this operator (`record.py --operator`) in every task."""
     noise: float = 0.0
     """Size of the experts' detours, m."""
     episodes: int = 50
@@ -101,7 +103,7 @@ def main(args: Args) -> None:
                 found = (
                     roofline.rooflines(args.batch_size)
                     if part == "roofline"
-                    else simulation.expert_successes(args.seeds, args.noise, args.workers)
+                    else simulation.demonstrator_successes(args.seeds, args.operator, args.noise, args.workers)
                 )
                 for what, told in found.items():
                     print(f"{what}: {told}")

@@ -238,7 +238,7 @@ def test_the_table_tells_who_obeyed(tmp_path):
     assert "| hand_over | right | 50 % | left 1, right 1 |" in text
     told_table.cosines(tmp_path / "cosines.png", "tiny:Letters")
     assert (tmp_path / "cosines.png").stat().st_size > 20_000
-    kinds = told_table.rollouts_of("give_cube", told_table.TINY, all_kinds=True)
+    kinds = told_table.rollouts_of("together", "give_cube", told_table.TINY)
     assert list(kinds)[:6] == ["seen", "unseen", "none", "nonsense", "empty", "other"]
     assert kinds["empty"][-1] == ""
     assert [kind for kind in kinds if kind.startswith("way_")] == [f"way_{way}" for way in SEEN[GIVE_CUBE]]

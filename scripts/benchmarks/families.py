@@ -147,7 +147,8 @@ def compare_families(
         return ""
     await_files([folder / "figures" / f"{cell.name}.json" for cell in cells])
     for family in FAMILIES:
-        speed(family, folder, amounts)
+        policy = folder / "policies" / Cell(family, DATA[0], 0).name
+        speed(policy.absolute(), (folder / "speed" / f"{family.name}.json").absolute(), amounts.speed_steps)
     return family_page.write(folder, [family.name for family in FAMILIES], [data.name for data in DATA])
 
 
@@ -201,14 +202,12 @@ def stability(policy: Path) -> dict[str, Any]:
     }
 
 
-def speed(family: Family, folder: Path, amounts: Amounts) -> None:
-    """Parameters, time and memory of a family: measured in a process of its own, when no other work is done."""
-    out = folder / "speed" / f"{family.name}.json"
-    policy = folder / "policies" / Cell(family, DATA[0], 0).name
+def speed(policy: Path, out: Path, steps: int) -> None:
+    """Parameters, time and memory of a policy: measured in a process of its own, when no other work is done."""
     if out.exists() or not policy.exists():
         return
     out.parent.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "scripts.benchmarks.family_speed", policy, out, amounts.speed_steps]
+    words = [sys.executable, "-m", "scripts.benchmarks.family_speed", policy, out, steps]
     subprocess.run([str(word) for word in words], check=True, cwd=SCRIPTS.parent, env=alone())
 
 

@@ -14,6 +14,7 @@ import torch
 
 from act.checkpoint import load_policy
 from act.keyframes import keyframe_dim
+from act.policies import Batch
 from act.run_folder import find_checkpoint
 from scripts.benchmarks.learning import Mode, flops_per_sample, make_batch, stepping, timed
 
@@ -23,11 +24,18 @@ SAMPLES = 16
 def main(run: Path, out: Path, steps: int) -> None:
     device = torch.device("cpu")
     policy = load_policy(find_checkpoint(run), device)
-    batch = make_batch(policy.spec, policy.chunk_size, SAMPLES, device)
+
+    def seen(n: int) -> Batch:
+        batch = make_batch(policy.spec, policy.chunk_size, n, device)
+        if policy.sentences is not None:
+            batch.observation.instruction = torch.randn(n, policy.normalizer.get_buffer("instruction_mean").numel())
+        return batch
+
+    batch = seen(SAMPLES)
     batch.keyframe = torch.zeros(SAMPLES, keyframe_dim(policy.spec.joint_names))
     told = {}
     for n in (1, 8):
-        observation = make_batch(policy.spec, policy.chunk_size, n, device).observation
+        observation = seen(n).observation
         chance = torch.randn(n, policy.chance_dim) if policy.chance_dim else None
         with torch.inference_mode():
             told[f"latency_ms_{n}"] = 1e3 * timed(partial(policy.predict, observation, chance), steps, device)

@@ -19,7 +19,8 @@ from act.chunking import RecedingHorizon
 from act.policies import make_policy
 from act.presets import PRESETS
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert
+from demos.experts import HORIZON, ScriptedExpert
+from demos.operators import LONGEST, Operator
 from demos.record import RecordConfig, record, spec_of
 from envs import TASKS
 from envs.aloha import HOME_ACTION
@@ -118,24 +119,25 @@ def _frame_ms(episode: Episode, keep_open: bool) -> float:
     return 1e3 * statistics.median(times)
 
 
-def expert_successes(seeds: int, noise: float, workers: int) -> dict[str, str]:
-    """Success of the scripted experts, in words."""
+def demonstrator_successes(seeds: int, operator: str | None, noise: float, workers: int) -> dict[str, str]:
+    """Success of the scripted experts, or of an operator, in words."""
     told = {}
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for task, env_id in TASKS.items():
             shares = np.array_split(np.arange(seeds), workers)
-            runs = pool.map(_expert, [env_id] * len(shares), [noise] * len(shares), shares)
+            runs = pool.map(partial(_demonstrate, env_id, operator, noise), shares)
             strict, published = np.sum(list(runs), axis=0)
             low, high = wilson_interval(int(strict), seeds)
-            told[f"{task}: expert, noise {noise:g}"] = (
+            told[f"{task}: {operator or f'expert, noise {noise:g}'}"] = (
                 f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
                 f"{published} published"
             )
     return told
 
 
-def _expert(env_id: str, noise: float, seeds: Sequence[int]) -> tuple[int, int]:
-    venv = make_vector_env(env_id)
-    results = evaluate(venv, ScriptedExpert(env_id, noise), seeds)
+def _demonstrate(env_id: str, operator: str | None, noise: float, seeds: Sequence[int]) -> tuple[int, int]:
+    agent = Operator(env_id, operator) if operator else ScriptedExpert(env_id, noise)
+    venv = make_vector_env(env_id, horizon=LONGEST if operator else HORIZON)
+    results = evaluate(venv, agent, seeds)
     venv.close()
     return sum(result.success for result in results), sum(result.success_published for result in results)

@@ -3,6 +3,7 @@
 What is in the folder already is not made again. Started by torchrun, each process makes its share.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from act.language import text_encoder
 from demos.phrases import SEEN, UNSEEN, phrasings
 from envs import TASKS
 from envs.results import read_results, wilson_interval
-from scripts.benchmarks.families import await_files, call
-from scripts.benchmarks.family_page import span
+from scripts.benchmarks.families import await_files, call, speed, stability
+from scripts.benchmarks.family_page import span, word
 from scripts.common import markdown
 
 NONSENSE = "the moon eats seven quiet umbrellas"
+CODED = "give_cube"  # the task of the CVAEs that are told and not: with most ways
+CODE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1 --no-keyframe-token --place-weight 0"
+CODES = ("code_told", "code_untold")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Amounts:
     seeds: int = 2
     """Trainings of the policy of all tasks."""
     record: str = "--noise 0.05"
-    train: str = "--text-encoder minilm"
+    train: str = ""
+    words: str = "--text-encoder minilm"
+    speed_steps: int = 60
 
 
 FULL = Amounts()
@@ -47,7 +53,8 @@ TINY = Amounts(
     steps=1,
     seeds=1,
     record="--noise 0.05 --height 48 --width 64",
-    train="--text-encoder minilm --d-model 32 --n-heads 2 --ffn-dim 64 --chunk-size 10",
+    train="--d-model 32 --n-heads 2 --ffn-dim 64 --chunk-size 10",
+    speed_steps=2,
 )
 
 
@@ -61,40 +68,49 @@ def compare_told(
         call("record.py", flags, out=folder / "data" / task)
     wait()
     together = [("together", seed) for seed in range(amounts.seeds)]
-    jobs = [*together, *((task, 0) for task in TASKS)]
+    jobs = [*together, *((task, 0) for task in TASKS), *((name, 0) for name in CODES)]
     made = []
     for number, (name, seed) in enumerate(jobs):
         mine = number % size == rank
         if mine:
             train(folder, amounts, name, seed)
-        for task in TASKS if name == "together" else (name,):
-            for kind, flags in rollouts_of(task, amounts, all_kinds=name == "together").items():
+        for task in tasks_of(name):
+            for kind, flags in rollouts_of(name, task, amounts).items():
                 made.append(folder / "rollouts" / f"{name}_{seed}_{task}_{kind}.json")
                 if mine:
                     roll_out(made[-1], folder / "policies" / f"{name}_{seed}", task, flags)
     if rank > 0:
         return ""
     await_files(made)
+    for name in CODES:
+        policy = folder.absolute() / "policies" / f"{name}_0"
+        speed(policy, folder.absolute() / "speed" / f"{name}.json", amounts.speed_steps)
     cosines(folder / "cosines.png")
     return write(folder, amounts.seeds)
 
 
+def tasks_of(name: str) -> list[str]:
+    """What a policy learns."""
+    return list(TASKS) if name == "together" else [CODED] if name in CODES else [name]
+
+
 def train(folder: Path, amounts: Amounts, name: str, seed: int) -> None:
-    """The policy of one task, or of all of them with as many samples of each."""
-    tasks = list(TASKS) if name == "together" else [name]
+    """The policy of one task, of all of them with as many samples of each, or a CVAE that is told or not."""
+    tasks = tasks_of(name)
     data = ["--data", *(folder / "data" / task for task in tasks)]
-    flags = f"{amounts.train} --steps {amounts.steps * len(tasks)} --seed {seed} --wandb disabled --resume"
+    flags = f"{amounts.train} {'' if name == 'code_untold' else amounts.words} {CODE if name in CODES else ''}"
+    flags += f" --steps {amounts.steps * len(tasks)} --seed {seed} --wandb disabled --resume"
     call("train.py", flags, *data, out=folder / "policies" / f"{name}_{seed}")
 
 
-def rollouts_of(task: str, amounts: Amounts, all_kinds: bool) -> dict[str, list[object]]:
-    """Kind of words → flags of rollout.py."""
+def rollouts_of(name: str, task: str, amounts: Amounts) -> dict[str, list[object]]:
+    """Kind of words → flags of rollout.py, for a policy and one of its tasks."""
     episodes: list[object] = ["--episodes", amounts.rollouts]
-    kinds = {"seen": episodes}
-    if not all_kinds:
+    kinds = {"seen": [*episodes, "--sample", "episode"] if name in CODES else episodes}
+    if name != "together":
         return kinds
-    names = list(TASKS)
-    other = TASKS[names[(names.index(task) + 1) % len(names)]]
+    tasks = list(TASKS)
+    other = TASKS[tasks[(tasks.index(task) + 1) % len(tasks)]]
     kinds |= {name: [*episodes, "--phrases", name] for name in ("unseen", "none")}
     said = {"nonsense": NONSENSE, "empty": "", "other": phrasings(other, next(iter(SEEN[other])))[0]}
     kinds |= {name: [*episodes, "--instruction", words] for name, words in said.items()}
@@ -141,8 +157,29 @@ def write(folder: Path, seeds: int) -> str:
                 ways = ", ".join(f"{name} {count}" for name, count in took.items())
                 swapped.append([task, way, rate(some, "obeyed"), ways])
     text = f"{markdown(lines)}\n\nThe same scenes, other words:\n\n{markdown(swapped)}"
+    text += f"\n\nA CVAE of {CODED}, told and not:\n\n{markdown(codes(folder))}"
     (folder / "told.md").write_text(text + "\n")
     return text
+
+
+def codes(folder: Path) -> list[list[str]]:
+    """What z tells of a chunk where words tell something too, and what listening costs."""
+    lines = [["", "strict", "as asked", "KL (nats)", "active units", "L1, z from the chunk", "L1, the prior's mean"]]
+    lines[0] += ["training (samples/s)", "an answer (ms)"]
+    for name in CODES:
+        cost = folder / "speed" / f"{name}.json"
+        if cost.exists():
+            told, last = json.loads(cost.read_text()), stability(folder / "policies" / f"{name}_0")["last"]
+            names = ("val/kl", "val/diagnostics/active_units", "val/l1", "val/diagnostics/l1_z0")
+            rollouts = [read_results(folder / "rollouts" / f"{name}_0_{CODED}_seen.json")["summary"]]
+            line = [
+                name.removeprefix("code_"),
+                rate(rollouts),
+                rate(rollouts, "obeyed"),
+                *(word(last.get(each), 3) for each in names),
+            ]
+            lines.append([*line, f"{1e3 / told['training_ms_per_sample']:.0f}", word(told["latency_ms_1"])])
+    return lines
 
 
 def rate(summaries: list[dict[str, Any]], what: str = "success_rate") -> str:
