@@ -18,6 +18,7 @@ from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.language import MiniLM, Sentences
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
+from act.policies.vision import Keypoints
 from demos.moves import SCRIPTS
 from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
 from demos.spec import EpisodeError
@@ -111,7 +112,7 @@ def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("base", [BLIND, PLACES], ids=["poses", "pictures and places"])
+@pytest.mark.parametrize("base", [BLIND, replace(PLACES, film=True, **LISTENS)], ids=["poses", "pictures and places"])
 def test_every_family_listens(name, base):
     torch.manual_seed(0)
     policy = make_policy(family(name, replace(base, **LISTENS), use_vae=True), THREE_CAMERAS).train()
@@ -126,6 +127,35 @@ def test_every_family_listens(name, base):
     before = policy.predict(batch.observation, chance)
     batch.observation.instruction = torch.randn(4, 8)
     assert (policy.predict(batch.observation, chance) - before).abs().max() > 1e-5
+
+
+def test_words_decide_what_keypoints_look_for():
+    """At first they do not: a policy with FiLM begins as the one without."""
+    with pytest.raises(ConfigError, match="no words; use --text-encoder minilm"):
+        replace(PLACES, film=True)
+    with pytest.raises(ConfigError, match="no keypoints; use --keypoints 32"):
+        replace(TINY, film=True, **LISTENS)
+    policy = make_policy(replace(PLACES, film=True, **LISTENS), THREE_CAMERAS).eval()
+    seen = make_batch(2).observation
+    seen.instruction = torch.randn(2, 8)
+    before = policy.keypoints(seen)["top"]
+    assert isinstance(policy, ACTPolicy)
+    assert policy.vision is not None
+    [keypoints] = policy.vision.keypoints
+    assert isinstance(keypoints, Keypoints)
+    assert keypoints.film is not None
+    maps = policy.vision._maps(seen.images)[0][2][0]
+    keypoints.film, film = None, keypoints.film
+    torch.testing.assert_close(before, policy.keypoints(seen)["top"])
+    keypoints.film = film
+    torch.nn.init.normal_(film.weight)
+    after = policy.keypoints(seen)["top"]
+    assert (after - before).abs().max() > 1e-3
+    seen.instruction = seen.instruction.flip(0)
+    told = policy.keypoints(seen)["top"]
+    assert (told - after).abs().max() > 1e-3
+    two_cameras = keypoints.find(torch.cat([maps, maps]), seen.instruction)
+    assert torch.equal(*two_cameras.chunk(2))
 
 
 def test_the_condition_reaches_encoder_and_prior_of_the_cvae():

@@ -50,6 +50,9 @@ class SeeingConfig:
     one policy may learn several tasks. Empty: it is told nothing."""
     text_dim: int = 384
     """How many numbers the encoder makes of a sentence."""
+    film: bool = False
+    """Words also scale and shift the channels that keypoints are found in (FiLM, Perez et al. 2018, arXiv 1709.07871):
+    in each task the same keypoints then look for other things."""
 
     d_model: int = 512
     """Width of all tokens."""
@@ -135,6 +138,9 @@ class SeeingConfig:
                     f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
                     f"use --{what}-weight 0 or --keypoints 32"
                 )
+        if self.film and not (self.text_encoder and self.keypoints):
+            missing = "keypoints; use --keypoints 32" if self.text_encoder else "words; use --text-encoder minilm"
+            raise ConfigError(f"film lets words decide what keypoints look for, but there are no {missing}")
         if not self.map_tokens and not self.keypoints and self.cameras != ():
             raise ConfigError("without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32")
         if self.backbone_frozen and self.backbone_weights == "none":

@@ -95,7 +95,7 @@ class SeeingPolicy(Policy):
 
     @torch.no_grad()
     def keypoints(self, observation: Observation) -> dict[str, Tensor]:
-        return {} if self.vision is None else self.vision.find_keypoints(observation.images)
+        return {} if self.vision is None else self.vision.find_keypoints(observation.images, self._film(observation))
 
     def parameter_groups(self, lr: float) -> list[dict]:
         parts = ("backbones", "merged", "keypoints")
@@ -118,7 +118,11 @@ class SeeingPolicy(Policy):
         if memory is not None:
             look = memory.get("look", torch.zeros((), dtype=torch.int64, device=observation.qpos.device))
             memory["look"] = look + 1
-        return self.vision(observation.images, observation.features, look)
+        return self.vision(observation.images, observation.features, look, self._film(observation))
+
+    def _film(self, observation: Observation) -> Tensor | None:
+        """What decides what keypoints look for, (B, text_dim); None: they always look for the same."""
+        return self._instruction(observation)[0] if self.config.film else None
 
     def _points(self, image_tokens: Tensor) -> Tensor:
         """The keypoints' tokens, (B, cameras · d_model) float32."""
@@ -234,6 +238,7 @@ class SeeingPolicy(Policy):
             frozen=config.backbone_frozen,
             map_tokens=config.map_tokens,
             shift=config.frame_shift,
+            told=config.text_dim if config.film else 0,
         )
 
     def _check_against_spec(self) -> None:

@@ -32,6 +32,7 @@ class CameraEncoder(nn.Module):
         map_tokens: False leaves out the tokens of the coarsest map; the keypoints' ones are then all there are.
         shift: in training a frozen backbone sees frames shifted at random, by up to so many pixels either way; in
             rollouts every look has a shift of its own, so that their mean is not that of one grid of pixels.
+        told: length of what decides what keypoints look for, see `Keypoints`; 0: nothing does.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -53,6 +54,7 @@ class CameraEncoder(nn.Module):
         frozen: bool = False,
         map_tokens: bool = True,
         shift: int = 0,
+        told: int = 0,
     ):
         super().__init__()
         self.cameras, self.frozen, self.shift = dict(cameras), frozen, shift
@@ -84,7 +86,7 @@ class CameraEncoder(nn.Module):
         self.merged = nn.ModuleList(MergedMaps(each) for each in channels if frozen)
         finest = [MergedMaps.WIDTH if frozen else each[0] for each in channels]
         self.keypoints = nn.ModuleList(
-            Keypoints(c, keypoints, d_model, sharpness=5.0 if frozen else 3.0) for c in finest if keypoints
+            Keypoints(c, keypoints, d_model, sharpness=5.0 if frozen else 3.0, told=told) for c in finest if keypoints
         )
         if keypoints:
             owners += [name for group in self.groups for name in group]
@@ -113,13 +115,18 @@ class CameraEncoder(nn.Module):
         return self.position + self.camera_embedding(self.camera_of_token)
 
     def forward(
-        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None, look: Tensor | None = None
+        self,
+        images: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None = None,
+        look: Tensor | None = None,
+        told: Tensor | None = None,
     ) -> Tensor:
         """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model); those of the keypoints come last.
 
         Args:
             features: camera → what `encode` made of its frames before; it needs no image then.
             look: () int64, in rollouts the number of this look.
+            told: (B, D) what decides what keypoints look for.
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
@@ -130,16 +137,16 @@ class CameraEncoder(nn.Module):
                 flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
                 tokens.append(self.projections[i](flat))
             if self.keypoints:
-                found = self.keypoints[i](maps[0], self._as_coordinates(shifts, group, maps[0]))
+                found = self.keypoints[i](maps[0], self._as_coordinates(shifts, group, maps[0]), told)
                 points.append(rearrange(found, "(n b) d -> b n d", n=len(group)))
         return torch.cat(tokens + points, dim=1)
 
-    def find_keypoints(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def find_keypoints(self, images: Mapping[str, Tensor], told: Tensor | None = None) -> dict[str, Tensor]:
         """camera → (B, K, 2) places x, y of the keypoints, from -1 to 1 across the frame; empty without keypoints."""
         found = {}
         for i, group, maps, _ in self._maps(images) if self.keypoints else ():
             keypoints: Any = self.keypoints[i]
-            places = rearrange(keypoints.find(maps[0]), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
+            places = rearrange(keypoints.find(maps[0], told), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
             found |= dict(zip(group, places.flip(-1), strict=True))
         return found
 
@@ -290,25 +297,37 @@ class Keypoints(nn.Module):
 
     Spatial soft-argmax (Levine et al. 2016, arXiv 1504.00702, section 5.2). The coordinates move with an object by
     construction, so a few dozen demonstrations teach all the places in between.
+
+    Args:
+        told: length of what scales and shifts the channels first (FiLM, Perez et al. 2018, arXiv 1709.07871), and so
+            decides what the keypoints look for; 0: nothing does.
     """
 
-    def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0):
+    def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0, told: int = 0):
         super().__init__()
+        self.film = Float32Linear(told, 2 * channels) if told else None
+        if self.film is not None:  # at first nothing is scaled or shifted
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
         self.heat = nn.Conv2d(channels, keypoints, 1)
         # Maps that start flat put every keypoint in the middle of the picture, from where it learns slowly.
         nn.init.normal_(self.heat.weight, std=sharpness / channels**0.5)
         self.project = Float32Linear(2 * keypoints, d_model)
 
-    def forward(self, features: Tensor, shifts: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, shifts: Tensor | None = None, told: Tensor | None = None) -> Tensor:
         """(B, C, h, w) → (B, d_model); `shifts` (B, 2), by which all was moved in y and x, is taken off again."""
-        found = self.find(features)
+        found = self.find(features, told)
         if shifts is not None:
             found = found - shifts.repeat_interleave(found.shape[1] // 2, dim=1)
         return self.project(found)
 
-    def find(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) → coordinates from -1 to 1: all y, then all x, (B, 2 K)."""
+    def find(self, features: Tensor, told: Tensor | None = None) -> Tensor:
+        """(n · B, C, h, w) and (B, D) → coordinates from -1 to 1: all y, then all x, (n · B, 2 K)."""
         height, width = features.shape[-2:]
+        if self.film is not None:
+            assert told is not None
+            scale, shift = self.film(told.repeat(len(features) // len(told), 1))[..., None, None].chunk(2, dim=1)
+            features = features * (1 + scale) + shift
         heat = rearrange(self.heat(features).float(), "b k h w -> b k (h w)").softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
         y, x = (torch.linspace(-1, 1, n, device=heat.device) for n in (height, width))
