@@ -219,7 +219,8 @@ class ChunkDataset:
                 return ""
             size += row.numel() * row.element_size() * len(self.qpos)
         home, generator = self.qpos.device, torch.Generator().manual_seed(self.seed)
-        if size > free_memory(home) / 2:
+        free = free_memory(home)
+        if size > min((free + self.frame_bytes()) / 2, 0.8 * free):  # in the end the frames are let go
             return f"features of all frames would take {size / 1e9:.2f} GB: they are computed in every step instead"
         total = len(self.cameras) * len(self.qpos)
         with tqdm(total=total, desc="looking at all frames", unit="frame", disable=None, leave=False) as bar:
@@ -232,6 +233,7 @@ class ChunkDataset:
                         self.features[name] = torch.empty(len(self.qpos), rows.shape[1], dtype=rows.dtype, device=home)
                     self.features[name][start : start + len(rows)] = rows
                     bar.update(len(rows))
+                del self.frames[name]
         self.frames = {}
         return f"{size / 1e9:.2f} GB of features, which training does not change, take the place of the frames"
 

@@ -1,5 +1,6 @@
 """Laws of what demonstrations tell in hindsight, and of backbones that are never trained."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -224,6 +225,24 @@ def test_features_computed_once_answer_as_the_frames_do(tmp_path):
     losses["loss"].backward()
     assert {"keyframe", "l1"} <= set(losses)
     assert all(p.grad is not None for p in policy.parameters() if p.requires_grad)
+
+
+def test_features_may_need_the_memory_that_frames_give_back(tmp_path, monkeypatch):
+    """Half of it is to stay free in the end, and a fifth at every moment."""
+    write_episodes(tmp_path)
+    policy = ACTPolicy(FROZEN, SPEC).eval()
+    frames = torch.zeros(1, 24, 32, 3, dtype=torch.uint8)
+    row = policy.encode_frames("top", frames)
+    assert row is not None
+    size = 75 * row.numel() * row.element_size()
+    for more, taken in ((-2, False), (1, True)):
+        dataset = ChunkDataset(tmp_path, 6, cameras=("top",), val_fraction=0.0)
+        dataset.cache("ram", CPU)
+        free = max(2 * size - dataset.frame_bytes(), math.ceil(1.25 * size)) + more
+        monkeypatch.setattr(dataset_module, "free_memory", lambda device, free=free: free)
+        words = dataset.encode(policy, CPU)
+        assert ("take the place of the frames" in words) == taken
+        assert ("computed in every step" in words) != taken
 
 
 def test_nothing_is_encoded_for_a_backbone_that_learns(tmp_path):
