@@ -23,11 +23,10 @@ import mujoco
 import numpy as np
 
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
-from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
+from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER, OTHER
 from envs.give_cube import COLOURS
 
 OPEN, CLOSED = 1.0, 0.0
-OTHER = {"left": "right", "right": "left"}
 RAMP = 8  # steps in which a motion gathers speed, and in which it loses it
 SETTLE = 22  # steps without a detour before something is touched
 HORIZON = 400

@@ -26,14 +26,13 @@ from demos.experts import (
     CLOSED,
     CUP_ABOVE,
     OPEN,
-    OTHER,
     OUTWARDS,
     PITCH_AT_CUP,
     SIDE,
     tool_rotation,
 )
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
-from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER
+from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER, OTHER
 from envs.give_cube import COLOURS
 
 Kind = Literal["home", "free", "over", "reach", "close", "touch", "wait"]

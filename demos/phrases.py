@@ -10,7 +10,8 @@ from itertools import product
 
 import numpy as np
 
-from demos.experts import OTHER, choose
+from demos.experts import choose
+from envs.aloha import OTHER
 from envs.give_cube import COLOURS
 
 TOLD = 6  # phrasings that an episode is told with

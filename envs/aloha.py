@@ -7,6 +7,7 @@ Figures: ACT (Zhao et al. 2023, https://arxiv.org/abs/2304.13705) and its public
 import numpy as np
 
 ARMS = ("left", "right")
+OTHER = {"left": "right", "right": "left"}
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 JOINT_NAMES = tuple(f"{arm}_{joint}" for arm in ARMS for joint in (*ARM_JOINTS, "gripper"))
 """The layout of qpos, qvel and action: seven numbers per arm, left arm first."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from envs.aloha import ARMS
+from envs.aloha import ARMS, OTHER
 from envs.bimanual import BimanualEnv, pose
 
 COLOURS = ("red", "blue")
@@ -61,4 +61,4 @@ class GiveCubeEnv(BimanualEnv):
     def _roles(self) -> tuple[str, str, str]:
         """Colour, giver and receiver of the way that is taken."""
         colour, giver = self.way.split("_")
-        return colour, giver, "left" if giver == "right" else "right"
+        return colour, giver, OTHER[giver]

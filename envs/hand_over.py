@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from envs.aloha import OTHER
 from envs.bimanual import BimanualEnv, pose
 
 
@@ -49,4 +50,4 @@ class HandOverEnv(BimanualEnv):
 
     @property
     def _receiver(self) -> str:
-        return "left" if self.way == "right" else "right"
+        return OTHER[self.way]
