@@ -144,6 +144,9 @@ def test_words_decide_what_keypoints_look_for():
     [keypoints] = policy.vision.keypoints
     assert isinstance(keypoints, Keypoints)
     assert keypoints.film is not None
+    slow, fast = policy.parameter_groups(1.0)
+    assert not {id(p) for p in fast["params"]} & {id(p) for p in keypoints.film.parameters()}
+    assert {id(p) for p in slow["params"]} >= {id(p) for p in keypoints.film.parameters()}
     maps = policy.vision._maps(seen.images)[0][2][0]
     keypoints.film, film = None, keypoints.film
     torch.testing.assert_close(before, policy.keypoints(seen)["top"])
@@ -154,7 +157,7 @@ def test_words_decide_what_keypoints_look_for():
     seen.instruction = seen.instruction.flip(0)
     told = policy.keypoints(seen)["top"]
     assert (told - after).abs().max() > 1e-3
-    two_cameras = keypoints.find(torch.cat([maps, maps]), seen.instruction)
+    two_cameras = keypoints.find(torch.cat([maps, maps]), policy._film(seen))
     assert torch.equal(*two_cameras.chunk(2))
 
 

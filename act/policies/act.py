@@ -62,7 +62,6 @@ class ACTPolicy(AnsweringPolicy):
             self.cls_token = nn.Parameter(torch.randn(d))
             self.style_qpos_proj = Float32Linear(n_joints, d)
             self.style_action_proj = Float32Linear(n_joints, d)
-            self.style_text_proj = Float32Linear(config.text_dim, d) if config.text_encoder else None
             self.style_encoder = Encoder(config.n_style_layers, *shape)
             self.latent_head = Float32Linear(d, 2 * config.latent_dim)  # μ, log σ²
             self.latent_proj = Float32Linear(config.latent_dim, d)
@@ -153,8 +152,7 @@ class ACTPolicy(AnsweringPolicy):
         qpos = self.style_qpos_proj(self.normalizer.normalize("qpos", observation.qpos))
         cls = repeat(self.cls_token, "d -> b 1 d", b=len(qpos))
         tokens = [cls, rearrange(qpos, "b d -> b 1 d"), self.style_action_proj(target)]
-        if self.style_text_proj is not None:
-            tokens.insert(2, self.style_text_proj(self._instruction(observation)[0])[:, None])
+        tokens[2:2] = [told[:, None] for told in self._instruction(observation)]
         is_pad = F.pad(is_pad, (len(tokens) - 1, 0), value=False)
         tokens = torch.cat(tokens, dim=1)
         encoded = self.style_encoder(tokens, self.position_of_style, is_pad)

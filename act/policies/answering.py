@@ -84,12 +84,12 @@ class AnsweringPolicy(SeeingPolicy):
     @property
     def summary_dim(self) -> int:
         """S, see `_summary`."""
-        seen = len(self.cameras) * self.config.d_model if self.config.keypoints else 0
-        seen += self.config.text_dim * bool(self.config.text_encoder)
+        tokens = len(self.cameras) * bool(self.config.keypoints) + bool(self.config.text_encoder)
+        seen = tokens * self.config.d_model
         return seen + len(self.spec.joint_names) + self.spec.env_state_dim * self.uses_env_state
 
     def _summary(self, observation: Observation, image_tokens: Tensor) -> Tensor:
-        """What is seen as numbers, (B, S) float32: keypoints' tokens, joints, and object poses and instruction."""
+        """What is seen as numbers, (B, S) float32: tokens of keypoints and instruction, joints, object poses."""
         seen = [self._points(image_tokens)] if self.config.keypoints else []
         seen.append(self.normalizer.normalize("qpos", observation.qpos))
         if self.uses_env_state:

@@ -74,8 +74,8 @@ class SeeingPolicy(Policy):
         self.vision = self._make_vision(pretrained) if self.cameras else None
         if self.tells_keyframes:
             self.grippers = [gripper for _, gripper in arms_of(spec.joint_names)]
-            told = config.text_dim * bool(config.text_encoder)
-            self.keyframe_head = two_layers(len(self.cameras) * d + len(self.grippers) + told, d, dims["keyframe"])
+            seen = (len(self.cameras) + bool(config.text_encoder)) * d + len(self.grippers)
+            self.keyframe_head = two_layers(seen, d, dims["keyframe"])
             self.knows_tools = kinematics.knows(spec.joint_names)
         self.keyframe_proj = None
         if self.tells_keyframes and config.keyframe_token:
@@ -101,7 +101,8 @@ class SeeingPolicy(Policy):
         parts = ("backbones", "merged", "keypoints")
         modules = [] if self.vision is None else [getattr(self.vision, name) for name in parts]
         modules += [self.keyframe_head] if self.tells_keyframes else []
-        backbone = [p for module in modules for p in module.parameters()]
+        named = [each for module in modules for each in module.named_parameters()]
+        backbone = [p for name, p in named if "film" not in name]  # words are listened to at the rate of the rest
         ours = {id(p) for p in backbone}
         groups = [
             {"params": [p for p in self.parameters() if id(p) not in ours], "lr": lr},
@@ -121,7 +122,7 @@ class SeeingPolicy(Policy):
         return self.vision(observation.images, observation.features, look, self._film(observation))
 
     def _film(self, observation: Observation) -> Tensor | None:
-        """What decides what keypoints look for, (B, text_dim); None: they always look for the same."""
+        """What decides what keypoints look for, (B, d_model); None: they always look for the same."""
         return self._instruction(observation)[0] if self.config.film else None
 
     def _points(self, image_tokens: Tensor) -> Tensor:
@@ -168,12 +169,16 @@ class SeeingPolicy(Policy):
         return self.normalizer.normalize("env_state", observation.env_state)
 
     def _instruction(self, observation: Observation) -> list[Tensor]:
-        """What is told to do as z-scores, [(B, text_dim)]; [] for a policy that is told nothing."""
-        if not self.config.text_encoder:
+        """What is told to do as a token, [(B, d_model) float32]; [] for a policy that is told nothing.
+
+        Whatever listens is given this token. Hundreds of z-scores themselves, at the learning rate of what tells
+        keyframes, shake it so much that it never becomes exact.
+        """
+        if self.text_proj is None:
             return []
         if observation.instruction is None:
             raise ConfigError("the policy is told what to do in words (--text-encoder), and was told nothing")
-        return [self.normalizer.normalize("instruction", observation.instruction)]
+        return [self.text_proj(self.normalizer.normalize("instruction", observation.instruction))]
 
     def _remember(
         self, observation: Observation, image_tokens: Tensor, keyframe: Tensor | None, before: Sequence[Tensor] = ()
@@ -191,8 +196,7 @@ class SeeingPolicy(Policy):
             vectors.append(self.env_state_proj(self._env_state(observation)))
         if keyframe is not None and self.keyframe_proj is not None:
             vectors.append(self.keyframe_proj(self._with_way_left(observation, keyframe)))
-        if self.text_proj is not None:
-            vectors += [self.text_proj(told) for told in self._instruction(observation)]
+        vectors += self._instruction(observation)
         tokens, position = torch.cat([torch.stack(vectors, dim=1), image_tokens], dim=1), self.vector_position
         if self.vision is not None:
             position = torch.cat([position, self.vision.token_positions()])
@@ -238,7 +242,7 @@ class SeeingPolicy(Policy):
             frozen=config.backbone_frozen,
             map_tokens=config.map_tokens,
             shift=config.frame_shift,
-            told=config.text_dim if config.film else 0,
+            told=config.d_model if config.film else 0,
         )
 
     def _check_against_spec(self) -> None:
