@@ -101,12 +101,12 @@ def main(args: Args) -> None:
         for part in only:
             if part in ("experts", "roofline"):
                 found = (
-                    roofline.rooflines(args.batch_size)
+                    roofline.rooflines(args.batch_size).items()
                     if part == "roofline"
                     else simulation.demonstrator_successes(args.seeds, args.operator, args.noise, args.workers)
                 )
-                for what, told in found.items():
-                    print(f"{what}: {told}")
+                for what, told in found:
+                    print(f"{what}: {told}", flush=True)
                     rows.append({"name": what, "told": told})
                 continue
             found = measure(cases_of(part, args, peer, device, folder / part), args.rounds)

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -119,20 +119,19 @@ def _frame_ms(episode: Episode, keep_open: bool) -> float:
     return 1e3 * statistics.median(times)
 
 
-def demonstrator_successes(seeds: int, operator: str | None, noise: float, workers: int) -> dict[str, str]:
-    """Success of the scripted experts, or of an operator, in words."""
-    told = {}
+def demonstrator_successes(seeds: int, operator: str | None, noise: float, workers: int) -> Iterator[tuple[str, str]]:
+    """Success of the scripted experts, or of an operator, task after task, in words."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for task, env_id in TASKS.items():
             shares = np.array_split(np.arange(seeds), workers)
             runs = pool.map(partial(_demonstrate, env_id, operator, noise), shares)
             strict, published = np.sum(list(runs), axis=0)
             low, high = wilson_interval(int(strict), seeds)
-            told[f"{task}: {operator or f'expert, noise {noise:g}'}"] = (
+            yield (
+                f"{task}: {operator or f'expert, noise {noise:g}'}",
                 f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-                f"{published} published"
+                f"{published} published",
             )
-    return told
 
 
 def _demonstrate(env_id: str, operator: str | None, noise: float, seeds: Sequence[int]) -> tuple[int, int]:

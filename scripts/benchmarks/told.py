@@ -95,10 +95,10 @@ def tasks_of(name: str) -> list[str]:
 
 
 def train(folder: Path, amounts: Amounts, name: str, seed: int) -> None:
-    """The policy of one task, told nothing; of all of them with as many samples of each, told; a CVAE, told or not."""
+    """The policy of one task, of all of them with as many samples of each, or a CVAE that is told or not."""
     tasks = tasks_of(name)
     data = ["--data", *(folder / "data" / task for task in tasks)]
-    words = amounts.words if name in ("together", "code_told") else ""
+    words = "" if name == "code_untold" else amounts.words
     flags = f"{amounts.train} {words} {CODE if name in CODES else ''}"
     flags += f" --steps {amounts.steps * len(tasks)} --seed {seed} --wandb disabled --resume"
     call("train.py", flags, *data, out=folder / "policies" / f"{name}_{seed}")
