@@ -253,6 +253,19 @@ def test_nothing_is_encoded_for_a_backbone_that_learns(tmp_path):
     assert dataset.features == {}
 
 
+def test_weights_of_former_times_load_and_such_of_another_shape_do_not():
+    policy, name = ACTPolicy(FROZEN, SPEC), "keyframe_head.0.weight"
+    now = policy.state_dict()[name].shape[1]
+    for inputs, loads in ((now - 2, True), (now, True), (now + 2, False), (now - 20, False)):
+        weights = policy.state_dict() | {name: torch.ones(FROZEN.d_model, inputs)}
+        if loads:
+            policy.load_state_dict(weights)
+            assert policy.get_parameter(name).sum() == FROZEN.d_model * inputs
+        else:
+            with pytest.raises(RuntimeError, match="size mismatch"):
+                policy.load_state_dict(weights)
+
+
 def test_the_answer_about_keyframes_reaches_the_actions():
     policy = ACTPolicy(FROZEN, SPEC).eval()
     observation = Observation(torch.zeros(1, 14), {"top": torch.zeros(1, 24, 32, 3, dtype=torch.uint8)})

@@ -238,7 +238,8 @@ def _as_of_now(policy: nn.Module, weights: dict[str, Tensor], prefix: str, *_: o
     for name in ("keyframe_head.0.weight", "keyframe_proj.weight"):
         if (told := prefix + name) in weights:
             missing = policy.get_parameter(name).shape[1] - weights[told].shape[1]
-            weights[told] = F.pad(weights[told], (0, missing))
+            if 0 < missing <= 6:  # anything else is not of former times: it does not fit
+                weights[told] = F.pad(weights[told], (0, missing))
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
