@@ -108,7 +108,8 @@ class ChunkDataset:
         self.action = self._on_time_line(targets)  # (S, A)
         self._lines = None if meant is None else _lines(self._on_time_line(meant))
         pairs = zip(targets, self.episodes, strict=True)
-        self.keyframe = self._on_time_line([keyframes(target, each.qpos, names) for target, each in pairs])  # (S, K)
+        told = [keyframes(target, each.qpos, names, from_grasp=instructed) for target, each in pairs]
+        self.keyframe = self._on_time_line(told)  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
         self.instructions: Tensor | None = None  # (N, text_dim) what `sentences` mean, once embedded

@@ -114,12 +114,17 @@ def keyframe_dim(joint_names: Sequence[str]) -> int:
     return 8 if kinematics.knows(joint_names) else len(joint_names)
 
 
-def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
+def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str], from_grasp: bool = False) -> np.ndarray:
     """The keyframe of every step of an episode: `action` and `qpos` (T, A) in physical units → (T, K) float32.
 
     Of ALOHA's arms: for each the place of its tool at its next gripper event, in m from its base, and the gripper's
     opening after it. Of other robots, whose kinematics are not known: an arm's joints there. After the last event, and
     without grippers, where the episode ends.
+
+    Args:
+        from_grasp: a hand that opens before it has held anything releases nothing, so its first grasp is its first
+            event, from the first step on. Where words decide what is grasped, they are then needed while nothing
+            that can be seen has given it away yet.
     """
     found = np.repeat(action[-1:], len(action), axis=0).astype(np.float32)
     for joints, gripper in arms_of(joint_names):
@@ -127,7 +132,10 @@ def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) 
         span = float(np.ptp(opening))
         if span < 1e-3:
             continue
-        for start, stop in reversed(gripper_events(opening, span)):
+        events = gripper_events(opening, span)
+        if from_grasp and len(events) > 1 and opening[events[0][1]] > opening[events[0][0]]:
+            events = events[1:]
+        for start, stop in reversed(events):
             until = start + _half_way(qpos[start : stop + SETTLES, gripper])
             found[: until + 1, joints] = action[start, joints]
             found[: until + 1, gripper] = action[stop, gripper]

@@ -106,6 +106,19 @@ def test_a_keyframe_holds_until_the_gripper_has_visibly_done_half():
     np.testing.assert_allclose(found[84, 4:7], tools[-1, 3:], rtol=1e-5)
 
 
+def test_a_hand_that_opens_before_its_first_grasp_releases_nothing():
+    action = closing_and_opening()
+    action[:, 13] = ramp((0, 0.1), (20, 1.0), (30, 1.0), (40, 0.0), (70, 0.0), (80, 1.0), (90, 1.0))
+    action[:, 6] = ramp((0, 0.1), (50, 1.0), (90, 1.0))  # opens, and that is all
+    tools = tool_positions(action)
+    usual, found = (keyframes(action, action, ALOHA_JOINTS, from_grasp=told) for told in (False, True))
+    np.testing.assert_allclose(usual[5, 4:7], tools[0, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[0, 4:7], tools[30, 3:], rtol=1e-5)
+    assert found[0, 7] == 0.0
+    np.testing.assert_array_equal(found[40:, 4:], usual[40:, 4:])
+    np.testing.assert_array_equal(found[:, :4], usual[:, :4])
+
+
 def test_keyframes_of_other_robots_are_joints():
     action, names = closing_and_opening(), [f"{name}_of_mine" for name in ALOHA_JOINTS]
     found = keyframes(action, action, names)
