@@ -45,7 +45,7 @@ class Amounts:
 
 
 FULL = Amounts()
-FAST = Amounts(rollouts=50, swapped=20, steps=5_000, seeds=1)
+FAST = Amounts(rollouts=50, swapped=20, steps=3_000, seeds=1)
 TINY = Amounts(
     demonstrations=2,
     rollouts=2,
