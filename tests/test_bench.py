@@ -15,6 +15,7 @@ from scripts.benchmarks import learning
 from scripts.benchmarks.learning import Mode, flops_per_sample, stepping
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.roofline import cost
+from scripts.benchmarks.simulation import demonstrator_successes
 from scripts.benchmarks.timing import Case, measure, table
 
 ROOT = Path(__file__).parents[1]
@@ -110,3 +111,10 @@ def test_the_roofline_counts_what_a_step_does():
     assert one.bytes > 4 * 4 * parameters, "weight, gradient and both moments are at least read"
     assert two.samples_per_s(1e12, 1e30) == pytest.approx(1e12 / flops)
     assert two.samples_per_s(1e30, 1e9) == pytest.approx(2 * 1e9 / two.bytes)
+
+
+def test_an_operator_is_counted_task_after_task():
+    told = demonstrator_successes(seeds=2, operator="plain", noise=0.0, workers=1)
+    name, words = next(told)
+    assert name == "transfer_cube: plain"
+    assert words == "2 of 2 strict (95 % interval 34.2 to 100.0 %), 2 published"
