@@ -48,7 +48,7 @@ class PolicyAgent:
         self._device = next(policy.parameters()).device
         self._dtype = dtype
         self._sample = sample if policy.chance_dim else "mean"
-        self._instruct, self._instruction = instruct, None
+        self.instruct, self._instruction = instruct, None
         self._warm = False
         self._answer = policy.predict
         if compile:
@@ -79,7 +79,7 @@ class PolicyAgent:
         if self.policy.sentences is None:
             return None
         nothing = self.policy.normalizer.get_buffer("instruction_mean").cpu()
-        told = [self._instruct(seed) for seed in seeds]
+        told = [self.instruct(seed) for seed in seeds]
         return torch.stack([nothing if words is None else self.policy.sentences([words])[0] for words in told])
 
     def _drawn(self) -> torch.Tensor:

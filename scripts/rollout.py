@@ -136,7 +136,7 @@ def main(args: Args) -> None:
             films = {seed: place / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
             asked, instruct = orders(args, task, policy)
             agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample, instruct)
-            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films, instruct)
+            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films)
             shares = world.gather((mine, agent.latencies))
             if not world.is_main:
                 continue
@@ -187,12 +187,7 @@ def orders(args: Args, task: str, policy: "Policy") -> tuple[Callable[[int], str
 
 
 def roll_out(
-    args: Args,
-    task: str,
-    agent: "PolicyAgent",
-    seeds: Sequence[int],
-    films: Mapping[int, Path],
-    words: Callable[[int], str | None],
+    args: Args, task: str, agent: "PolicyAgent", seeds: Sequence[int], films: Mapping[int, Path]
 ) -> list[EpisodeResult]:
     """This process' share of the episodes, those in `films` filmed, with the words that they are told."""
     from act.checkpoint import check_env_matches
@@ -212,7 +207,7 @@ def roll_out(
         render_mode="rgb_array" if films else None,
     )
     try:
-        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, words)
+        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
         with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
             return evaluate(venv, agent, seeds, bar.update, film)
     finally:

@@ -148,7 +148,7 @@ def compare_families(
     await_files([folder / "figures" / f"{cell.name}.json" for cell in cells])
     for family in FAMILIES:
         policy = folder / "policies" / Cell(family, DATA[0], 0).name
-        speed(policy.absolute(), (folder / "speed" / f"{family.name}.json").absolute(), amounts.speed_steps)
+        speed(policy, folder / "speed" / f"{family.name}.json", amounts.speed_steps)
     return family_page.write(folder, [family.name for family in FAMILIES], [data.name for data in DATA])
 
 
@@ -207,7 +207,7 @@ def speed(policy: Path, out: Path, steps: int) -> None:
     if out.exists() or not policy.exists():
         return
     out.parent.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "scripts.benchmarks.family_speed", policy, out, steps]
+    words = [sys.executable, "-m", "scripts.benchmarks.family_speed", policy.absolute(), out.absolute(), steps]
     subprocess.run([str(word) for word in words], check=True, cwd=SCRIPTS.parent, env=alone())
 
 

@@ -83,8 +83,7 @@ def compare_told(
         return ""
     await_files(made)
     for name in CODES:
-        policy = folder.absolute() / "policies" / f"{name}_0"
-        speed(policy, folder.absolute() / "speed" / f"{name}.json", amounts.speed_steps)
+        speed(folder / "policies" / f"{name}_0", folder / "speed" / f"{name}.json", amounts.speed_steps)
     cosines(folder / "cosines.png")
     return write(folder, amounts.seeds)
 
