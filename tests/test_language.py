@@ -14,7 +14,7 @@ from tiny import BLIND, PLACES, SPEC, THREE_CAMERAS, TINY, Letters, family, make
 from act.agent import PolicyAgent
 from act.checkpoint import describe, load_policy, to_bytes
 from act.chunking import OpenLoop
-from act.dataset import ChunkDataset
+from act.dataset import BEGINNING, EMPHASIS, ChunkDataset
 from act.errors import ConfigError
 from act.language import MiniLM, Sentences
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
@@ -88,6 +88,7 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     dataset.embed(Sentences("tiny:Letters"))
     mean, std = dataset.stats()["instruction"]
     assert mean.shape == std.shape == (8,)
+    assert len(std.unique()) == 1, "of sentences all numbers together are one quantity"
     counts = np.bincount(dataset._episode[dataset.train].numpy())
     assert counts.tolist() == [40, 40, 80]
     batch = dataset.gather(dataset.train)
@@ -103,6 +104,36 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     assert torch.equal(told_again, batch.observation.instruction)
 
 
+def test_where_words_decide_starts_are_often_beginnings(tmp_path):
+    folder = write_episodes(tmp_path / "long", lengths=(100, 120), instruction="abc")
+    dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True)
+    step = dataset.train - dataset._first[dataset._episode[dataset.train]]
+    assert float((step < BEGINNING).float().mean()) == pytest.approx(EMPHASIS, abs=0.05)
+    untold = ChunkDataset(folder, K, val_fraction=0.0)
+    assert dataset.train.unique().equal(untold.train), "every start is among them"
+    dataset.embed(Sentences("tiny:Letters"))
+    stats = dataset.stats()
+    for name in ("qpos", "action"):
+        assert all(map(torch.equal, stats[name], untold.stats()[name])), f"{name} is measured as ever"
+
+
+def test_words_are_heard_with_noise_in_training_alone():
+    config = replace(PLACES, film=False, **LISTENS)
+    policy = make_policy(config, THREE_CAMERAS)
+    assert isinstance(policy, ACTPolicy)
+    seen = make_batch(2).observation
+    seen.instruction = torch.zeros(2, 8)
+    policy.eval()
+    assert torch.equal(*policy._instruction(seen)[0])
+    policy.train()
+    heard = policy._instruction(seen)[0]
+    assert (heard[0] - heard[1]).abs().max() > 1e-2
+    policy.config = replace(config, text_noise=0.0)
+    assert torch.equal(*policy._instruction(seen)[0])
+    with pytest.raises(ConfigError, match="text_noise"):
+        replace(config, text_noise=-1.0)
+
+
 def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
     with pytest.raises(EpisodeError, match="does not go with"):
         ChunkDataset(two_tasks, K)
@@ -112,7 +143,7 @@ def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("base", [BLIND, replace(PLACES, film=True, **LISTENS)], ids=["poses", "pictures and places"])
+@pytest.mark.parametrize("base", [BLIND, replace(PLACES, **LISTENS)], ids=["poses", "pictures and places"])
 def test_every_family_listens(name, base):
     torch.manual_seed(0)
     policy = make_policy(family(name, replace(base, **LISTENS), use_vae=True), THREE_CAMERAS).train()
@@ -131,11 +162,7 @@ def test_every_family_listens(name, base):
 
 def test_words_decide_what_keypoints_look_for():
     """At first they do not: a policy with FiLM begins as the one without."""
-    with pytest.raises(ConfigError, match="no words; use --text-encoder minilm"):
-        replace(PLACES, film=True)
-    with pytest.raises(ConfigError, match="no keypoints; use --keypoints 32"):
-        replace(TINY, film=True, **LISTENS)
-    policy = make_policy(replace(PLACES, film=True, **LISTENS), THREE_CAMERAS).eval()
+    policy = make_policy(replace(PLACES, **LISTENS), THREE_CAMERAS).eval()
     seen = make_batch(2).observation
     seen.instruction = torch.randn(2, 8)
     before = policy.keypoints(seen)["top"]

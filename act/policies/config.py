@@ -50,9 +50,12 @@ class SeeingConfig:
     one policy may learn several tasks. Empty: it is told nothing."""
     text_dim: int = 384
     """How many numbers the encoder makes of a sentence."""
-    film: bool = False
-    """Words also scale and shift the channels that keypoints are found in (FiLM, Perez et al. 2018, arXiv 1709.07871):
-    in each task the same keypoints then look for other things."""
+    text_noise: float = 1.0
+    """Noise on these numbers in training, in their standard deviation: what is said in other words than any
+    demonstration was told with then lies no longer outside of all that the policy knows."""
+    film: bool = True
+    """Words, where there are any, also scale and shift the channels that keypoints are found in (FiLM, Perez et al.
+    2018, arXiv 1709.07871): the same keypoints then look for what is meant."""
 
     d_model: int = 512
     """Width of all tokens."""
@@ -130,7 +133,7 @@ class SeeingConfig:
                 "choose a smaller one"
             )
         weights = ("pose_weight", "keyframe_weight")
-        check_not_negative(self, *weights, "backbone_lr", "keypoints", "qpos_noise", "frame_shift")
+        check_not_negative(self, *weights, "backbone_lr", "keypoints", "qpos_noise", "text_noise", "frame_shift")
         for what in ("pose", "keyframe"):
             weight = getattr(self, f"{what}_weight")
             if weight and not self.keypoints and self.cameras != ():
@@ -138,9 +141,6 @@ class SeeingConfig:
                     f"{what}_weight is {weight:g}, but there are no keypoints to read {what}s from; "
                     f"use --{what}-weight 0 or --keypoints 32"
                 )
-        if self.film and not (self.text_encoder and self.keypoints):
-            missing = "keypoints; use --keypoints 32" if self.text_encoder else "words; use --text-encoder minilm"
-            raise ConfigError(f"film lets words decide what keypoints look for, but there are no {missing}")
         if not self.map_tokens and not self.keypoints and self.cameras != ():
             raise ConfigError("without map_tokens and keypoints no picture is seen; use --map-tokens or --keypoints 32")
         if self.backbone_frozen and self.backbone_weights == "none":

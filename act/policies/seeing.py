@@ -123,7 +123,7 @@ class SeeingPolicy(Policy):
 
     def _film(self, observation: Observation) -> Tensor | None:
         """What decides what keypoints look for, (B, d_model); None: they always look for the same."""
-        return self._instruction(observation)[0] if self.config.film else None
+        return self._instruction(observation)[0] if self.config.film and self.text_proj is not None else None
 
     def _points(self, image_tokens: Tensor) -> Tensor:
         """The keypoints' tokens, (B, cameras · d_model) float32."""
@@ -178,7 +178,10 @@ class SeeingPolicy(Policy):
             return []
         if observation.instruction is None:
             raise ConfigError("the policy is told what to do in words (--text-encoder), and was told nothing")
-        return [self.text_proj(self.normalizer.normalize("instruction", observation.instruction))]
+        words = self.normalizer.normalize("instruction", observation.instruction)
+        if self.training and self.config.text_noise:
+            words = words + self.config.text_noise * torch.randn_like(words)
+        return [self.text_proj(words)]
 
     def _remember(
         self, observation: Observation, image_tokens: Tensor, keyframe: Tensor | None, before: Sequence[Tensor] = ()
@@ -242,7 +245,7 @@ class SeeingPolicy(Policy):
             frozen=config.backbone_frozen,
             map_tokens=config.map_tokens,
             shift=config.frame_shift,
-            told=config.d_model if config.film else 0,
+            told=config.d_model if config.film and config.text_encoder else 0,
         )
 
     def _check_against_spec(self) -> None:
