@@ -198,7 +198,7 @@ def cosines(path: Path, encoder: str = "minilm") -> None:
             names.append(f"{task} {way}".strip().replace("_", " "))
             seen.append(unit(embed(phrasings(env_id, way))))
             unseen.append(unit(embed(UNSEEN[env_id][way])))
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, others, title in zip(panels, (seen, unseen), ("phrasings", "paraphrases"), strict=True):
         table = np.array([[float((a @ b.T).mean()) for b in others] for a in seen])
