@@ -54,6 +54,7 @@ class SeeingPolicy(Policy):
         self.config, self.spec, self.chunk_size = config, spec, config.chunk_size
         self.cameras = tuple(spec.cameras) if config.cameras is None else config.cameras
         self.uses_env_state = config.use_env_state
+        self.listens_for_keypoints = bool(config.film and config.text_encoder and config.keypoints)
         self._check_against_spec()
 
         n_joints, d = len(spec.joint_names), config.d_model
@@ -123,7 +124,7 @@ class SeeingPolicy(Policy):
 
     def _film(self, observation: Observation) -> Tensor | None:
         """What decides what keypoints look for, (B, d_model); None: they always look for the same."""
-        return self._instruction(observation)[0] if self.config.film and self.text_proj is not None else None
+        return self._instruction(observation)[0] if self.listens_for_keypoints else None
 
     def _points(self, image_tokens: Tensor) -> Tensor:
         """The keypoints' tokens, (B, cameras · d_model) float32."""
@@ -245,7 +246,7 @@ class SeeingPolicy(Policy):
             frozen=config.backbone_frozen,
             map_tokens=config.map_tokens,
             shift=config.frame_shift,
-            told=config.d_model if config.film and config.text_encoder else 0,
+            told=config.d_model if self.listens_for_keypoints else 0,
         )
 
     def _check_against_spec(self) -> None:
