@@ -299,17 +299,17 @@ class Keypoints(nn.Module):
     construction, so a few dozen demonstrations teach all the places in between.
 
     Args:
-        told: length of what scales and shifts the channels first (FiLM, Perez et al. 2018, arXiv 1709.07871), and so
-            decides what the keypoints look for; 0: nothing does.
+        told: length of what scales the channels first, and so decides what the keypoints look for; 0: nothing does.
+            FiLM (Perez et al. 2018, arXiv 1709.07871) without its shift, which a softmax over places does not notice.
     """
 
     def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0, told: int = 0):
         super().__init__()
-        self.film = Float32Linear(told, 2 * channels) if told else None
-        if self.film is not None:  # at first nothing is scaled or shifted
+        self.film = Float32Linear(told, channels) if told else None
+        if self.film is not None:  # at first nothing is scaled
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
-        self.heat = nn.Conv2d(channels, keypoints, 1)
+        self.heat = nn.Conv2d(channels, keypoints, 1, bias=not told)  # nor does a softmax notice a bias
         # Maps that start flat put every keypoint in the middle of the picture, from where it learns slowly.
         nn.init.normal_(self.heat.weight, std=sharpness / channels**0.5)
         self.project = Float32Linear(2 * keypoints, d_model)
@@ -324,11 +324,13 @@ class Keypoints(nn.Module):
     def find(self, features: Tensor, told: Tensor | None = None) -> Tensor:
         """(n · B, C, h, w) and (B, D) → coordinates from -1 to 1: all y, then all x, (n · B, 2 K)."""
         height, width = features.shape[-2:]
-        if self.film is not None:
+        if self.film is None:
+            heat = rearrange(self.heat(features), "b k h w -> b k (h w)")
+        else:
             assert told is not None
-            scale, shift = self.film(told.repeat(len(features) // len(told), 1))[..., None, None].chunk(2, dim=1)
-            features = features * (1 + scale) + shift
-        heat = rearrange(self.heat(features).float(), "b k h w -> b k (h w)").softmax(dim=-1)
+            scale = 1 + self.film(told.repeat(len(features) // len(told), 1))
+            heat = (self.heat.weight.flatten(1) * scale[:, None]) @ features.flatten(2)  # cheaper than scaled maps
+        heat = heat.float().softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
         y, x = (torch.linspace(-1, 1, n, device=heat.device) for n in (height, width))
         return torch.cat([heat.sum(dim=-1) @ y, heat.sum(dim=-2) @ x], dim=-1)
