@@ -30,11 +30,11 @@ from act.errors import ConfigError
 from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
+from act.starts import ShuffledStarts, balanced, begun
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
 
-BEGINNING, EMPHASIS = 20, 0.3  # steps of an episode, and the share of starts that they are where words decide
 ENCODED_AT_ONCE = 16  # frames: few enough for the processor's caches
 
 
@@ -130,12 +130,12 @@ class ChunkDataset:
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
         if len(self.spec.env_ids) > 1:
             tasks = [self.spec.env_ids.index(episode.spec.env_id) for episode in self.episodes]
-            self.train = _balanced(self.train, torch.tensor(tasks)[self._episode])
+            self.train = balanced(self.train, torch.tensor(tasks)[self._episode])
         self._measured = self.train
         self._phrasing, self.sentences = None, list[str]()
         if instructed:
             self._tell()
-            self.train = _begun(self.train, torch.arange(len(self.qpos)) - self._first[self._episode])
+            self.train = begun(self.train, torch.arange(len(self.qpos)) - self._first[self._episode])
         if not len(self.train):
             raise ConfigError(
                 f"no step in {self.paths[0].parent} to train on with --learn-from {learn_from}; "
@@ -313,7 +313,7 @@ class ChunkDataset:
         }
 
     def batches(
-        self, order: "ShuffledStarts", first: int, last: int, device: torch.device, num_workers: int = 2
+        self, order: ShuffledStarts, first: int, last: int, device: torch.device, num_workers: int = 2
     ) -> Iterator[Batch]:
         """The shares of batches first … last - 1 of `order`, on `device`; read ahead by worker processes where nothing
         is cached.
@@ -345,72 +345,6 @@ def _lines(meant: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     steps = torch.arange(len(meant))[:, None]
     return torch.where(meant, steps, len(meant)).sort(dim=0).values, meant.cumsum(0) - meant.long()
-
-
-def _balanced(starts: Tensor, task: Tensor) -> Tensor:
-    """Starts (N,) of which each task, (S,) one of every start, has as many: those of shorter ones come again."""
-    own = [starts[task[starts] == i] for i in task[starts].unique()]
-    most = max(map(len, own))
-    return torch.cat([each[torch.arange(most) % len(each)] for each in own])
-
-
-def _begun(starts: Tensor, step: Tensor) -> Tensor:
-    """Starts (N,) of which `EMPHASIS` are from the beginning of an episode, `step` (S,) steps after it.
-
-    What words decide they decide there: soon the arms, which are seen too, give away where they are going, and a
-    policy that learns from every step alike listens in no more than a few per cent of them.
-    """
-    early, late = starts[step[starts] < BEGINNING], starts[step[starts] >= BEGINNING]
-    times = EMPHASIS / (1 - EMPHASIS) * len(late) / max(1, len(early))
-    return torch.cat([late, early.repeat(max(1, round(times)))])
-
-
-class ShuffledStarts:
-    """An endless order of starts, shuffled anew in every pass and without repetition within one.
-
-    Batch i is a pure function of (starts, batch_size, seed, i): a resumed run needs no more than its step number.
-    A batch is divided into `accumulate` parts, one after the other, and each of them among `size` processes, so that
-    the batches do not depend on either number.
-
-    Args:
-        starts: (N,) int64.
-        batch_size: B, of the whole batch, a multiple of accumulate · size.
-        seed: of the order.
-        accumulate: parts of a batch that follow each other.
-        rank, size: which of how many processes this one is.
-
-    Raises:
-        ConfigError: the batch cannot be divided so.
-    """
-
-    def __init__(
-        self, starts: Tensor, batch_size: int, seed: int, *, accumulate: int = 1, rank: int = 0, size: int = 1
-    ):
-        if batch_size % (accumulate * size):
-            raise ConfigError(
-                f"batch_size is {batch_size}, which {size} processes with --accumulate {accumulate} cannot share "
-                f"evenly; choose a multiple of {accumulate * size}"
-            )
-        self.starts, self.batch_size, self.seed = starts.numpy(), batch_size, seed
-        self.accumulate, self.rank, self.size = accumulate, rank, size
-        self._passes: dict[int, np.ndarray] = {}
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """This process' share of part i % accumulate of batch i // accumulate, and all (B,) starts of the batch."""
-        batch, part = divmod(i, self.accumulate)
-        whole = self.batch(batch)
-        return whole.view(self.accumulate, self.size, -1)[part, self.rank], whole
-
-    def batch(self, i: int) -> Tensor:
-        """(B,) int64 starts of batch i."""
-        number, position = np.divmod(np.arange(i * self.batch_size, (i + 1) * self.batch_size), len(self.starts))
-        self._passes = {p: self._shuffled(p) for p in np.unique(number).tolist()}
-        return torch.from_numpy(np.concatenate([self._passes[p][position[number == p]] for p in self._passes]))
-
-    def _shuffled(self, number: int) -> np.ndarray:
-        if number in self._passes:
-            return self._passes[number]
-        return np.random.default_rng((self.seed, number)).permutation(self.starts)
 
 
 class _Reader(Dataset):

@@ -34,12 +34,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from act.checkpoint import describe, read_checkpoint, to_bytes
-from act.dataset import ChunkDataset, ShuffledStarts
+from act.dataset import ChunkDataset
 from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
 from act.policies.base import Batch, Policy
 from act.run_folder import RunFolder
+from act.starts import ShuffledStarts
 from act.train_config import TrainConfig
 
 

@@ -128,8 +128,9 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     import torch
 
     from act.curves import plot_curves
-    from act.dataset import ChunkDataset, ShuffledStarts
+    from act.dataset import ChunkDataset
     from act.device import pick_device
+    from act.starts import ShuffledStarts
     from act.train import Trainer
 
     config, folder = args.training, RunFolder(args.out)

@@ -7,10 +7,11 @@ import torch
 from tiny import SPEC, as_real_robot, write_episodes
 
 import act.dataset
-from act.dataset import ChunkDataset, LearnFrom, ShuffledStarts
+from act.dataset import ChunkDataset, LearnFrom
 from act.errors import ConfigError
 from act.keyframes import keyframes
 from act.policies import Batch
+from act.starts import ShuffledStarts
 from demos.episode import Episode, find_episodes
 from demos.kinematics import tool_positions
 from demos.spec import ALOHA_JOINTS, EpisodeError

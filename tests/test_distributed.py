@@ -18,8 +18,8 @@ from test_training import curve, make_trainer
 from tiny import NO_IMAGES, write_episodes
 
 from act.checkpoint import load_policy
-from act.dataset import ShuffledStarts
 from act.errors import ConfigError
+from act.starts import ShuffledStarts
 from demos.episode import Episode, find_episodes
 from demos.record import RecordConfig, record
 from envs import TASKS

@@ -14,11 +14,12 @@ from tiny import BLIND, PLACES, SPEC, THREE_CAMERAS, TINY, Letters, family, make
 from act.agent import PolicyAgent
 from act.checkpoint import describe, load_policy, to_bytes
 from act.chunking import OpenLoop
-from act.dataset import BEGINNING, EMPHASIS, ChunkDataset
+from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.language import MiniLM, Sentences
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from act.policies.vision import Keypoints
+from act.starts import BEGINNING, EMPHASIS
 from demos.moves import SCRIPTS
 from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
 from demos.spec import EpisodeError

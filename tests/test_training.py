@@ -11,7 +11,7 @@ import torch
 from tiny import NO_IMAGES, TINY, write_episodes
 
 from act.checkpoint import load_policy, read_checkpoint
-from act.dataset import ChunkDataset, ShuffledStarts
+from act.dataset import ChunkDataset
 from act.device import pick_device, pick_dtype
 from act.distributed import ALONE
 from act.errors import ConfigError
@@ -19,6 +19,7 @@ from act.policies import Policy, make_policy
 from act.policies.config import AnsweringConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder, write_atomically
+from act.starts import ShuffledStarts
 from act.train import Trainer
 from act.train_config import TrainConfig
 
