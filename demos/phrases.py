@@ -14,15 +14,33 @@ from demos.experts import choose
 from envs.aloha import OTHER
 from envs.give_cube import COLOURS
 
-TOLD = 6  # phrasings that an episode is told with
+TOLD = 12  # phrasings that an episode is told with
 
 # One hand is named, the one that receives: that both of "from the left to the right" are hands, a sentence's vector
 # tells, and which of them gives, it does not. The same of two blocks.
 _HANDING = (
-    "{hand|pass|give} the COLOURcube to the RECEIVER {hand|arm|gripper}",
-    "the RECEIVER {hand|arm} {gets|receives|takes} the COLOURcube",
-    "{hand over|transfer|deliver} the COLOURcube {to|into} the RECEIVER {hand|gripper}",
-    "let the RECEIVER {hand|arm} {have|take} the COLOURcube",
+    "{hand|pass|give} the COLOUR{cube|block} to the RECEIVER {hand|arm|gripper}",
+    "the RECEIVER {hand|arm|gripper} {gets|receives|takes} the COLOUR{cube|box}",
+    "{hand over|transfer|deliver} the COLOUR{cube|object} {to|into} the RECEIVER {hand|gripper}",
+    "let the RECEIVER {hand|arm} {have|take|hold} the COLOUR{cube|one}",
+    "{can|could} you {hand|pass|bring} the COLOUR{cube|block} to the RECEIVER {hand|side}?",
+    "{I want|I would like} the RECEIVER {arm|hand} to {hold|have|end up with} the COLOUR{cube|block}",
+    "the COLOUR{cube|block} {belongs|goes|should go} {in|into|to} the RECEIVER {hand|gripper}",
+    "at the end the COLOUR{cube|thing} {is|has to be} in the RECEIVER {hand|gripper}",
+    "RECEIVER {hand|arm}, {take|receive|get} the COLOUR{cube|block} from the other one",
+    "{bring|move|carry} the COLOUR{cube|box} {over|across} to the RECEIVER {side|arm}",
+    "{please|now} {put|place} the COLOUR{cube|object} in the RECEIVER {hand|gripper}",
+    "COLOUR{cube|block} to the RECEIVER{| hand| arm}, please",
+    "{make sure|see to it} that the COLOUR{cube|block} {is in|reaches|ends up in} the RECEIVER {hand|gripper}",
+    "the RECEIVER {robot|arm|one} {should|must} {be given|grab} the COLOUR{cube|piece}",
+    "{would|will} you give the RECEIVER {arm|hand|gripper} the COLOUR{cube|block}?",
+    "the COLOUR{cube|one|box} is for the RECEIVER {hand|arm|robot|side}",
+    "{have|let} the COLOUR{cube|block|thing} {end|finish} in the RECEIVER {hand|gripper}",
+    "I {need|want} the COLOUR{cube|block|one} {on|at} the RECEIVER {side|hand}",
+    "{grab|pick up} the COLOUR{cube|one} and {give|hand|pass} it to the RECEIVER {hand|arm}",
+    "your RECEIVER {hand|gripper} {should hold|is to have} the COLOUR{cube|box|piece}",
+    "{send|offer} the COLOUR{cube|object} to the RECEIVER {robot|arm|one}",
+    "RECEIVER {robot|gripper}, the COLOUR{cube|box} is {for you|yours}",
 )
 _HANDING_UNSEEN = (
     "the COLOURcube should end up in your RECEIVER gripper",
@@ -32,9 +50,17 @@ _HANDING_UNSEEN = (
     "I want the RECEIVER manipulator to hold the COLOURbox at the end",
 )
 _INSERTING = (
-    "{insert|put|push} the red {peg|stick} into the blue {socket|tube}",
-    "{pick up|take} the {peg|stick} and the socket and {put them together|insert one into the other}",
-    "{hold|lift} the blue socket with the left {arm|hand} and {insert|slide in} the red peg with the right",
+    "{insert|put|push} the red {peg|stick|rod} into the blue {socket|tube}",
+    "{pick up|take} the {peg|stick} and the socket and {put them together|insert one into the other|join them}",
+    "{hold|lift} the blue socket with the left {arm|hand} and {insert|slide in} the red {peg|rod} with the right",
+    "the {peg|red stick} {goes|belongs|should go} {into|inside} the {socket|blue tube}",
+    "{plug|fit|stick} the {peg|red part} into the {socket|blue part}",
+    "{can|could} you {plug|put|slide} the {peg|rod} into the {socket|tube}?",
+    "{assemble|connect|join} the {peg and the socket|red and the blue part|two parts}",
+    "{I want|I would like} the {peg|red piece} {in|inside} the {socket|blue piece}",
+    "at the end the {peg|stick} {is|sits} {in|inside} the {socket|tube}",
+    "use both {hands|arms} to {assemble the parts|bring peg and socket together}",
+    "{peg|stick} {in|into} the {socket|hole}, please",
 )
 _INSERTING_UNSEEN = (
     "plug the red rod into the hole of the blue part",
@@ -45,8 +71,17 @@ _INSERTING_UNSEEN = (
 )
 _LIFTING = (
     "{lift|raise|pick up} the tray {with both hands|with both arms}",
-    "{lift|raise} the tray {and keep it level|without dropping the ball}",
+    "{lift|raise} the {tray|plate} {and keep it level|without dropping the ball}",
     "{grasp|take|hold} the tray by its handles and {lift it|raise it} {evenly|level}",
+    "{bring|move|take} the {tray|board} up{| with both hands| and keep it flat}",
+    "the {tray|plate} {should|has to} {go up|be lifted}{| evenly| with the ball on it}",
+    "{can|could} you {lift|raise} the {tray|board} {for me|with two hands}?",
+    "{I want|I would like} the {tray|plate} {lifted|up in the air}{|, held level}",
+    "both {hands|arms|grippers} {lift|carry|raise} the {tray|plate} {together|up}",
+    "{carry|lift} the ball up on the {tray|plate}",
+    "keep the ball on the {tray|board} while {lifting it|you raise it}",
+    "at the end the {tray|plate} is {high up|off the table}{| and level}",
+    "{grab|grip} both {handles|ends} and {lift|go up|raise the tray}, please",
 )
 _LIFTING_UNSEEN = (
     "bring the tray up, the ball must stay on it",
@@ -57,10 +92,17 @@ _LIFTING_UNSEEN = (
 )
 _STACKING = (
     "{build|make} a tower with the FIRST block {at the bottom|below}",
-    "{begin|start} the tower with the FIRST block",
-    "the FIRST block {comes|goes} {first|at the bottom}",
-    "{put|set|place} the FIRST block down first",
+    "{begin|start} the {tower|stack} with the FIRST {block|cube}",
+    "the FIRST {block|cube} {comes|goes} {first|at the bottom}",
+    "{put|set|place} the FIRST {block|one} down first",
     "stack {both|the two} blocks, FIRST {one|block} {lowest|underneath}",
+    "{can|could} you {stack|pile up} the {blocks|cubes} with FIRST {below|at the bottom}?",
+    "{I want|I would like} {a tower|a stack} with FIRST {below|at the bottom}",
+    "FIRST is the {lowest|bottom} {block|cube} of the {tower|stack}",
+    "the {tower|stack} {stands|rests} on the FIRST {block|cube}",
+    "{put|place|set} the other {block|cube} on top of the FIRST one",
+    "at the end the FIRST {block|cube} is {below|under} the other one",
+    "FIRST {first|at the bottom}, then the other {block|one} on top, please",
 )
 _STACKING_UNSEEN = (
     "the base of the pile should be FIRST",
@@ -71,8 +113,17 @@ _STACKING_UNSEEN = (
 )
 _TIPPING = (
     "{pour|tip} the balls {from the cup|out of the cup} into the bowl",
-    "{empty|tip out} the cup into the {green bowl|bowl}",
+    "{empty|tip out} the {cup|beaker} into the {green bowl|bowl}",
     "{hold|lift} the bowl with the left {arm|hand} and {pour|tip} the balls in with the right",
+    "{fill|load} the {bowl|dish} {with the balls|from the cup}",
+    "{can|could} you {pour|empty} the {cup|beaker} into the {bowl|dish}?",
+    "{I want|I would like} {the|all} balls in the {bowl|green dish}",
+    "the {balls|yellow balls} {go|belong|should go} {in|into} the {bowl|dish}",
+    "{turn|tilt} the {cup|beaker} over the {bowl|dish}",
+    "{drop|dump} {the balls|what is} in the cup into the {bowl|dish}",
+    "at the end the {bowl|dish} {holds|contains} the balls{| and the cup is empty}",
+    "{move|transfer} the {balls|small balls} from the {cup|mug} to the {bowl|dish}",
+    "balls into the {bowl|dish}, please",
 )
 _TIPPING_UNSEEN = (
     "fill the bowl with what is in the cup",
