@@ -1,7 +1,8 @@
 """What people say when they want a task done, in many words: a small grammar for each task and way.
 
 In a grammar `{a|b}` stands for a or b. `SEEN` is what demonstrations are told with. `UNSEEN` are other ways to say the
-same, which no demonstration is told with: a policy that understands them has learnt more than labels.
+same, which no demonstration is told with: a policy that understands them has learnt more than labels. The first five of
+each were there when the grammars were enlarged to what they are; the others were written without sight of the grammars.
 """
 
 import re
@@ -49,6 +50,38 @@ _HANDING_UNSEEN = (
     "make sure the COLOURone finishes in the RECEIVER hand",
     "I want the RECEIVER manipulator to hold the COLOURbox at the end",
 )
+_TRANSFERRING_UNSEEN = (
+    *_HANDING_UNSEEN,
+    "could you get the red cube over to your left hand?",
+    "pass the red cube across so the left gripper ends up holding it",
+    "the red cube belongs in the left gripper, please move it there",
+    "red cube to left arm",
+    "I want your left arm to receive the small red cube",
+    "please let the left hand have the red cube that's on the table",
+    "when you're done, the left gripper should be holding the red cube",
+    "would you mind delivering the red cube to the left arm?",
+)
+_HANDING_OVER_UNSEEN = (
+    *_HANDING_UNSEEN,
+    "could your RECEIVER gripper take over the cube, please?",
+    "switch the cube over into your RECEIVER hand",
+    "the cube needs to end up in the RECEIVER gripper",
+    "I'd like to see the RECEIVER arm holding the cube after the exchange",
+    "pick the block up and pass it on to the RECEIVER arm",
+    "can the RECEIVER arm be given the cube by the other one?",
+    "cube to the RECEIVER hand, thanks",
+)
+_GIVING_UNSEEN = (
+    *_HANDING_UNSEEN,
+    "bring the COLOURcube to the RECEIVER hand",
+    "would you pass the COLOURone of the two cubes to the RECEIVER arm?",
+    "the RECEIVER gripper should finish with the COLOURcube in it",
+    "my wish is that the RECEIVER arm gets the COLOURblock",
+    "choose the COLOURcube and let the RECEIVER hand have it",
+    "COLOURcube, RECEIVER gripper, please",
+    "can I see your RECEIVER hand receive the COLOURcube?",
+    "out of the two blocks, hand the COLOURone to the RECEIVER gripper",
+)
 _INSERTING = (
     "{insert|put|push} the red {peg|stick|rod} into the blue {socket|tube}",
     "{pick up|take} the {peg|stick} and the socket and {put them together|insert one into the other|join them}",
@@ -68,6 +101,14 @@ _INSERTING_UNSEEN = (
     "the peg belongs inside the socket, please put it there",
     "join the stick with the sleeve",
     "fit the red piece into the blue one using both arms",
+    "slide the red peg into the blue socket",
+    "can you plug the red stick into the blue tube?",
+    "lift both pieces and join them, red peg inside blue socket",
+    "I'd like the red rod pushed into the square blue tube",
+    "the peg should end up sitting inside the socket",
+    "please fit the peg and the socket together in mid-air",
+    "hold the blue tube up and poke the red stick into its opening",
+    "would you kindly insert that red bar into the hollow blue piece?",
 )
 _LIFTING = (
     "{lift|raise|pick up} the tray {with both hands|with both arms}",
@@ -89,6 +130,14 @@ _LIFTING_UNSEEN = (
     "elevate the plate with the ball, keeping it horizontal",
     "carry the tray upwards with two hands",
     "take hold of the two grips and go up together",
+    "raise the tray with both hands and keep the ball on it",
+    "can you pick up the tray without dropping the ball?",
+    "grab the two handles and bring the tray up evenly",
+    "please hoist the tray gently so the ball doesn't roll off",
+    "the tray should be in the air, level, with the ball still on top",
+    "I need that tray lifted flat, ball and all",
+    "carefully take the tray by its handles and lift it straight up",
+    "would both arms together elevate the tray while balancing the ball?",
 )
 _STACKING = (
     "{build|make} a tower with the FIRST block {at the bottom|below}",
@@ -110,6 +159,14 @@ _STACKING_UNSEEN = (
     "build upwards, beginning with the FIRST cube",
     "underneath everything I want FIRST",
     "first down is FIRST, then the other",
+    "build a tower of two with the FIRST block at the bottom",
+    "could you start with the FIRST block and put the other on it?",
+    "the FIRST cube goes underneath, the other one on top",
+    "set the FIRST one down, then stack the second block over it",
+    "I'd like a little tower that has the FIRST block as its base",
+    "please use the FIRST block as the foundation and top it with the other",
+    "at the end the other block should be resting on the FIRST one",
+    "can we pile up the blocks, FIRST lowest?",
 )
 _TIPPING = (
     "{pour|tip} the balls {from the cup|out of the cup} into the bowl",
@@ -131,6 +188,14 @@ _TIPPING_UNSEEN = (
     "transfer the yellow balls to the bowl",
     "let the balls fall out of the cup into the dish",
     "dump the contents of the beaker into the container on the left",
+    "pour the yellow balls from the blue cup into the green bowl",
+    "could you empty the cup into the bowl, please?",
+    "all the little yellow balls should end up in the green bowl",
+    "hold the bowl and tip the cup's contents into it",
+    "I want the balls out of the cup and in the bowl",
+    "dump the blue cup out over the green bowl",
+    "would you mind pouring those small balls into the bowl?",
+    "take the cup, tilt it over the bowl and let the balls fall in",
 )
 
 
@@ -148,13 +213,21 @@ def _stacking(templates: tuple[str, ...], first: str) -> tuple[str, ...]:
     return _with(templates, FIRST={"left": "blue", "right": "red"}[first])
 
 
-def _all(handing: tuple, inserting: tuple, lifting: tuple, stacking: tuple, tipping: tuple) -> dict[str, dict]:
+def _all(
+    transferring: tuple,
+    inserting: tuple,
+    handing: tuple,
+    giving: tuple,
+    lifting: tuple,
+    stacking: tuple,
+    tipping: tuple,
+) -> dict[str, dict[str, tuple[str, ...]]]:
     return {
-        "BimanualTransferCube-v0": {"": _handing(handing, "right", "red")},
+        "BimanualTransferCube-v0": {"": _handing(transferring, "right", "red")},
         "BimanualInsertion-v0": {"": inserting},
         "BimanualHandOver-v0": {giver: _handing(handing, giver) for giver in OTHER},
         "BimanualGiveCube-v0": {
-            f"{colour}_{giver}": _handing(handing, giver, colour) for colour in COLOURS for giver in OTHER
+            f"{colour}_{giver}": _handing(giving, giver, colour) for colour in COLOURS for giver in OTHER
         },
         "BimanualLiftTray-v0": {"": lifting},
         "BimanualStack-v0": {first: _stacking(stacking, first) for first in OTHER},
@@ -162,10 +235,16 @@ def _all(handing: tuple, inserting: tuple, lifting: tuple, stacking: tuple, tipp
     }
 
 
-SEEN: dict[str, dict[str, tuple[str, ...]]] = _all(_HANDING, _INSERTING, _LIFTING, _STACKING, _TIPPING)
+SEEN = _all(_HANDING, _INSERTING, _HANDING, _HANDING, _LIFTING, _STACKING, _TIPPING)
 """Task → way → grammars."""
-UNSEEN: dict[str, dict[str, tuple[str, ...]]] = _all(
-    _HANDING_UNSEEN, _INSERTING_UNSEEN, _LIFTING_UNSEEN, _STACKING_UNSEEN, _TIPPING_UNSEEN
+UNSEEN = _all(
+    _TRANSFERRING_UNSEEN,
+    _INSERTING_UNSEEN,
+    _HANDING_OVER_UNSEEN,
+    _GIVING_UNSEEN,
+    _LIFTING_UNSEEN,
+    _STACKING_UNSEEN,
+    _TIPPING_UNSEEN,
 )
 """Task → way → sentences."""
 
