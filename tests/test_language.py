@@ -185,8 +185,13 @@ def test_words_decide_what_keypoints_look_for():
     seen.instruction = seen.instruction.flip(0)
     told = policy.keypoints(seen)["top"]
     assert (told - after).abs().max() > 1e-3
-    two_cameras = keypoints.find(torch.cat([maps, maps]), policy._film(seen))
+    words = policy._film(seen)
+    two_cameras = keypoints.find(torch.cat([maps, maps]), words)
     assert torch.equal(*two_cameras.chunk(2))
+    assert words is not None
+    scaled = maps * (1 + film(words))[..., None, None]
+    keypoints.film = None
+    torch.testing.assert_close(two_cameras.chunk(2)[0], keypoints.find(scaled), rtol=1e-4, atol=1e-5)
 
 
 def test_the_condition_reaches_encoder_and_prior_of_the_cvae():
