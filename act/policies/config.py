@@ -54,7 +54,7 @@ class SeeingConfig:
     """Noise on these numbers in training, in their standard deviation: what is said in other words than any
     demonstration was told with then lies no longer outside of all that the policy knows."""
     film: bool = True
-    """Words, where there are any, also scale and shift the channels that keypoints are found in (FiLM, Perez et al.
+    """Words, where there are any, also scale the channels that keypoints are found in (FiLM, Perez et al.
     2018, arXiv 1709.07871): the same keypoints then look for what is meant."""
 
     d_model: int = 512
