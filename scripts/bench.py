@@ -59,7 +59,7 @@ class Args:
     tiny: bool = False
     """Tiny sizes for the GPU report, data, file, families and told: proof that the real ones will run."""
     fast: bool = False
-    """Of families and told: one training of each, of 3,000 steps a task, and half as many rollouts."""
+    """Of families and told: one training of each, of a third of the steps, and half as many rollouts."""
     out: Path | None = None
     """Of families and told: folder of demonstrations, policies, figures, tables and pictures; default: runs/families
     and runs/told. It goes on where it was; under torchrun each process makes its share."""
