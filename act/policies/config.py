@@ -52,7 +52,8 @@ class SeeingConfig:
     """How many numbers the encoder makes of a sentence."""
     text_noise: float = 1.0
     """Noise on these numbers in training, in their standard deviation: what is said in other words than any
-    demonstration was told with then lies no longer outside of all that the policy knows."""
+    demonstration was told with then lies no longer outside of all that the policy knows. It makes gradients noisy:
+    batches of 64 tell keyframes better than smaller ones."""
     film: bool = True
     """Words, where there are any, also scale the channels that keypoints are found in (FiLM, Perez et al.
     2018, arXiv 1709.07871): the same keypoints then look for what is meant."""

@@ -328,7 +328,7 @@ class Keypoints(nn.Module):
             heat = rearrange(self.heat(features), "b k h w -> b k (h w)")
         else:
             assert told is not None
-            scale = 1 + self.film(told.repeat(len(features) // len(told), 1))
+            scale = (1 + self.film(told)).repeat(len(features) // len(told), 1)
             heat = (self.heat.weight.flatten(1) * scale[:, None]) @ features.flatten(2)  # cheaper than scaled maps
         heat = heat.float().softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)
