@@ -91,6 +91,7 @@ class _First:
     out: Path | None = None
     preset: str = "cpu"
     policy: str = "act"
+    text_encoder: str = ""
     resume: bool = False
 
 
@@ -108,7 +109,7 @@ def parse(argv: list[str]) -> Args:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{first.out}/config.json is damaged ({reason}); put it back, or train anew") from error
     else:
-        policy, training = settings(first.preset, first.policy)
+        policy, training = settings(first.preset, first.policy, told=bool(first.text_encoder))
         defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": first.policy}
     return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
 

@@ -119,6 +119,17 @@ def test_config_json_tells_every_setting(data, whole):
     assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
 
 
+def test_the_preset_takes_larger_batches_for_a_policy_that_is_told(tmp_path):
+    def batch(*flags: str) -> tuple[int, float]:
+        training = script.parse(["--data", "d", "--out", str(tmp_path), *flags]).training
+        return training.batch_size, training.lr
+
+    assert batch() == batch("--preset", "cpu") == (16, 7e-4)
+    assert batch("--text-encoder", "minilm") == batch("--policy", "gan", "--text-encoder", "minilm") == (64, 1e-3)
+    assert batch("--text-encoder", "minilm", "--batch-size", "32") == (32, 1e-3)
+    assert batch("--preset", "paper", "--text-encoder", "minilm") == (8, 1e-5)
+
+
 def test_episodes_of_several_folders_are_learned_together(data, tmp_path, capsys):
     more, out = write_episodes(tmp_path / "more", lengths=(20, 22), seeds=[90, 91]), tmp_path / "run"
     both = ["--data", str(data), str(more)]

@@ -23,6 +23,7 @@ from scripts.common import markdown
 NONSENSE = "the moon eats seven quiet umbrellas"
 CODED = "give_cube"  # the task of the CVAEs that are told and not: with most ways
 CODE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1 --no-keyframe-token --place-weight 0"
+CODE += " --batch-size 64 --lr 1e-3"  # as the preset has it for the one that is told
 CODES = ("code_told", "code_untold")
 
 
@@ -39,8 +40,7 @@ class Amounts:
     seeds: int = 2
     """Trainings of the policy of all tasks."""
     record: str = "--noise 0.05"
-    train: str = "--batch-size 64 --lr 1e-3"
-    """Noise on words makes gradients noisy: smaller batches leave what tells keyframes less exact."""
+    train: str = ""
     words: str = "--text-encoder minilm"
     speed_steps: int = 60
 
