@@ -214,6 +214,7 @@ def _stacking(templates: tuple[str, ...], first: str) -> tuple[str, ...]:
 
 
 def _all(
+    *,
     transferring: tuple,
     inserting: tuple,
     handing: tuple,
@@ -235,16 +236,24 @@ def _all(
     }
 
 
-SEEN = _all(_HANDING, _INSERTING, _HANDING, _HANDING, _LIFTING, _STACKING, _TIPPING)
+SEEN = _all(
+    transferring=_HANDING,
+    inserting=_INSERTING,
+    handing=_HANDING,
+    giving=_HANDING,
+    lifting=_LIFTING,
+    stacking=_STACKING,
+    tipping=_TIPPING,
+)
 """Task → way → grammars."""
 UNSEEN = _all(
-    _TRANSFERRING_UNSEEN,
-    _INSERTING_UNSEEN,
-    _HANDING_OVER_UNSEEN,
-    _GIVING_UNSEEN,
-    _LIFTING_UNSEEN,
-    _STACKING_UNSEEN,
-    _TIPPING_UNSEEN,
+    transferring=_TRANSFERRING_UNSEEN,
+    inserting=_INSERTING_UNSEEN,
+    handing=_HANDING_OVER_UNSEEN,
+    giving=_GIVING_UNSEEN,
+    lifting=_LIFTING_UNSEEN,
+    stacking=_STACKING_UNSEEN,
+    tipping=_TIPPING_UNSEEN,
 )
 """Task → way → sentences."""
 
