@@ -31,6 +31,7 @@ from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
 from act.starts import ShuffledStarts, balanced, begun
+from act.threads import allowed_cores
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
@@ -315,8 +316,8 @@ class ChunkDataset:
     def batches(
         self, order: ShuffledStarts, first: int, last: int, device: torch.device, num_workers: int = 2
     ) -> Iterator[Batch]:
-        """The shares of batches first … last - 1 of `order`, on `device`; read ahead by worker processes where nothing
-        is cached.
+        """The shares of batches first … last - 1 of `order`, on `device`; read ahead by worker processes, at most one a
+        core, where nothing is cached.
         """
         pin = device.type == "cuda"
         numbers = range(first * order.accumulate, last * order.accumulate)
@@ -328,7 +329,7 @@ class ChunkDataset:
             _Reader(self, order),
             batch_size=None,
             sampler=numbers,
-            num_workers=num_workers,
+            num_workers=min(num_workers, allowed_cores()),
             pin_memory=pin,
             prefetch_factor=4 if num_workers else None,
             generator=torch.Generator(),  # else starting the workers would draw from the training's random numbers
