@@ -152,18 +152,6 @@ def test_tokens_lose_no_more_than_half_a_bin():
     assert (policy.chunk(policy.tokens(chunk)) - chunk).abs().max() < 0.0501  # pyright: ignore
 
 
-def test_the_shares_of_all_bins_sum_to_one_and_far_numbers_teach():
-    policy, batch = make_tiny("autoregressive"), make_batch(2)
-    x = torch.randn(5, policy.config.d_model)
-    shares = policy._log_shares(x, policy.edges[:-1], policy.edges[1:])  # pyright: ignore
-    torch.testing.assert_close(shares.exp().sum(dim=-1), torch.ones(5))
-    batch.action[0, 1], batch.action[1, 2] = 1e3, -1e3  # beyond the last bin, and the first
-    policy(batch)["loss"].backward()
-    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-    assert all(g.isfinite().all() for g in gradients)
-    assert policy.mixture.weight.grad.abs().sum() > 0  # pyright: ignore
-
-
 def test_a_cache_changes_nothing():
     """The likelihoods of the most likely chunk, token by token, are those by which it was found."""
     policy, batch = make_tiny("autoregressive").eval(), make_batch(2)

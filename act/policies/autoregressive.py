@@ -2,10 +2,8 @@
 
 Tokens are the leading coefficients of the chunk's cosine transform, lowest frequency first, so that the first ones say
 where the chunk goes and later ones how exactly (as in FAST, Pertsch et al. 2025, arXiv 2501.09747, without its byte
-pairs), or, with `code` bins, the values at each step one after the other (as RT-1 and RT-2 have it). Neighbouring bins
-are neighbouring numbers, which a softmax over them would have to learn, and every one of its many bins that was never
-met would keep a share: so the shares of the bins are those of a few logistic distributions (as of pixels in PixelCNN++,
-Salimans et al. 2017, arXiv 1701.05517). The likelihood of a chunk in bins is exact.
+pairs), or, with `code` bins, the values at each step one after the other (as RT-1 and RT-2 have it).
+The likelihood of a chunk in bins is exact.
 """
 
 import torch
@@ -17,10 +15,8 @@ from act.policies.base import Batch, Observation
 from act.policies.config import AutoregressiveConfig
 from act.policies.seeing import transformer_shape
 from act.policies.spectrum import cosines
-from act.policies.transformer import Attention, Float32Linear, Residual, feed_forward
+from act.policies.transformer import Attention, Residual, feed_forward
 from demos.spec import EpisodeSpec
-
-FAR = torch.tensor([1e6])  # standard deviations; infinity would make gradients undefined
 
 Cache = list[tuple[Tensor, Tensor]]
 """Of each layer, keys and values of the tokens so far."""
@@ -31,7 +27,6 @@ class AutoregressivePolicy(AnsweringPolicy):
 
     config: AutoregressiveConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     basis: Tensor  # (M, k), rows are what a coefficient stands for
-    edges: Tensor  # (bins + 1), between bins; the first and the last take all that lies beyond
 
     def __init__(self, config: AutoregressiveConfig, spec: EpisodeSpec, *, pretrained: bool = True):
         super().__init__(config, spec, pretrained=pretrained)
@@ -43,9 +38,7 @@ class AutoregressivePolicy(AnsweringPolicy):
         self.begin = nn.Parameter(torch.randn(d))
         self.embed, self.value_proj = nn.Embedding(config.bins, d), nn.Linear(1, d)
         self.layers = nn.ModuleList(CausalLayer(*transformer_shape(config)) for _ in range(config.n_decoder_layers))
-        self.norm, self.mixture = nn.LayerNorm(d), Float32Linear(d, 3 * config.logistics)
-        edges = (torch.arange(1, config.bins) - config.bins // 2 - 0.5) * config.resolution
-        self.register_buffer("edges", torch.cat([-FAR, edges, FAR]), persistent=False)
+        self.norm, self.logits = nn.LayerNorm(d), nn.Linear(d, config.bins)
 
     @property
     def length(self) -> int:
@@ -84,16 +77,7 @@ class AutoregressivePolicy(AnsweringPolicy):
         key = seen.memory + seen.position
         for layer in self.layers:
             x = layer(x, key, seen.memory, mask)
-        return -self._log_shares(x, self.edges[tokens][..., None], self.edges[tokens + 1][..., None])[..., 0]
-
-    def _log_shares(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Log of the shares between edges (…, n), of tokens decoded as x (…, d_model): (…, n) float32."""
-        weight, middle, width = self.mixture(self.norm(x))[..., None, :].chunk(3, dim=-1)
-        scale = (-width.clamp(-7, 3)).exp()
-        low, high = (scale * (edge[..., None] - middle) for edge in (low, high))
-        # σ(high) - σ(low) is σ(high) σ(-low) (1 - exp(low - high)), which is exact however small.
-        log_shares = F.logsigmoid(high) + F.logsigmoid(-low) + (-torch.expm1(low - high)).log()
-        return (weight.log_softmax(dim=-1) + log_shares).logsumexp(dim=-1)
+        return F.cross_entropy(self.logits(self.norm(x)).float().mT, tokens, reduction="none")
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """(B, n, d_model), of each token and of the number that it stands for: most bins are hardly ever met."""
@@ -118,7 +102,7 @@ class AutoregressivePolicy(AnsweringPolicy):
             x = x + places[i]
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, key, seen.memory, cache=cache)
-            logits = self._log_shares(x[:, 0], self.edges[:-1], self.edges[1:])
+            logits = self.logits(self.norm(x))[:, 0].float()
             tokens.append(logits.argmax(dim=-1) if chance is None else self._draw(logits, chance[:, i]))
             x = self._embedded(tokens[-1][:, None])
         return self.chunk(torch.stack(tokens, dim=1))

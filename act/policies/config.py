@@ -281,8 +281,6 @@ class AutoregressiveConfig(AnsweringConfig):
     """Width of a bin, in standard deviations."""
     bins: int = 1024
     """How many bins there are, half of them on either side of 0."""
-    logistics: int = 5
-    """How many logistic distributions the shares of the bins are those of."""
     temperature: float = 1.0
     """Of draws; lower ones are nearer to the most likely chunk."""
     top_p: float = 1.0
@@ -290,7 +288,7 @@ class AutoregressiveConfig(AnsweringConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "coefficients", "resolution", "bins", "logistics", "temperature", "top_p")
+        check_positive(self, "coefficients", "resolution", "bins", "temperature", "top_p")
         check_one_of(self, "code", "dct", "bins")
 
 
