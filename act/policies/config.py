@@ -277,9 +277,10 @@ class AutoregressiveConfig(AnsweringConfig):
     coefficients: int = 8
     """Of the cosine transform, for each number of an action; as many as there are steps at most. Of chunks of 50 steps
     more than 8 change less than the bins do."""
-    resolution: float = 0.05
-    """Width of a bin, in standard deviations."""
-    bins: int = 1024
+    resolution: float = 0.2
+    """Width of a bin, in standard deviations. Of a chunk of 50 steps the slowest coefficient is about 7 wide; the
+    narrower bins are, the fewer chunks tell about each."""
+    bins: int = 256
     """How many bins there are, half of them on either side of 0."""
     temperature: float = 1.0
     """Of draws; lower ones are nearer to the most likely chunk."""
