@@ -62,6 +62,12 @@ class RecordConfig:
         if self.traits and not self.operator:
             raise EpisodeError(f"traits ({', '.join(self.traits)}) are an operator's; name one, plain for example")
 
+    def demonstrator(self) -> tuple[ScriptedExpert | Operator, int]:
+        """Who demonstrates, and after how many steps an episode ends at the latest."""
+        if self.operator:
+            return Operator(self.env_id, self.operator, self.traits), LONGEST
+        return ScriptedExpert(self.env_id, self.noise), HORIZON
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -232,11 +238,7 @@ class _Recorder:
 
     def __init__(self, config: RecordConfig, folder: Path):
         self.config, self.folder = config, folder
-        if config.operator:
-            self.expert = Operator(config.env_id, config.operator, config.traits)
-        else:
-            self.expert = ScriptedExpert(config.env_id, config.noise)
-        horizon = LONGEST if config.operator else HORIZON
+        self.expert, horizon = config.demonstrator()
         self.venv = make_vector_env(config.env_id, cameras=config.cameras, horizon=horizon)
         assert isinstance(self.venv, SyncVectorEnv)
         self.spec = spec_of(self.venv.envs[0])

@@ -89,8 +89,7 @@ def main(args: Args) -> None:
     only = tuple(part for words in args.only for part in words.split(",")) or known
     if unknown := [part for part in only if part not in known]:
         raise ConfigError(f"unknown part {unknown[0]!r}; known parts: {', '.join(known)}")
-    if args.operator and args.noise:
-        raise ConfigError(f"--noise {args.noise:g} is of the experts; an operator strays by its traits")
+    demonstrator = RecordConfig("", {}, noise=args.noise, operator=args.operator or "")
     device = pick_device(args.device)
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(args.peer_python)) if args.peer_python else None
@@ -105,7 +104,7 @@ def main(args: Args) -> None:
                 found = (
                     roofline.rooflines(args.batch_size).items()
                     if part == "roofline"
-                    else simulation.demonstrator_successes(args.seeds, args.operator, args.noise, args.workers)
+                    else simulation.demonstrator_successes(demonstrator, args.seeds, args.workers)
                 )
                 for what, told in found:
                     print(f"{what}: {told}", flush=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,8 +20,6 @@ from act.chunking import RecedingHorizon
 from act.policies import make_policy
 from act.presets import PRESETS
 from demos.episode import Episode, find_episodes
-from demos.experts import HORIZON, ScriptedExpert
-from demos.operators import LONGEST, Operator
 from demos.record import RecordConfig, record, spec_of
 from envs import TASKS
 from envs.aloha import HOME_ACTION
@@ -119,24 +118,24 @@ def _frame_ms(episode: Episode, keep_open: bool) -> float:
     return 1e3 * statistics.median(times)
 
 
-def demonstrator_successes(seeds: int, operator: str | None, noise: float, workers: int) -> Iterator[tuple[str, str]]:
-    """Success of the scripted experts, or of an operator, task after task, in words."""
+def demonstrator_successes(who: RecordConfig, seeds: int, workers: int) -> Iterator[tuple[str, str]]:
+    """Success of the scripted experts, or of an operator, task after task (`who.env_id` is not asked), in words."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for task, env_id in TASKS.items():
             shares = np.array_split(np.arange(seeds), workers)
-            runs = pool.map(partial(_demonstrate, env_id, operator, noise), shares)
+            runs = pool.map(partial(_demonstrate, replace(who, env_id=env_id)), shares)
             strict, published = np.sum(list(runs), axis=0)
             low, high = wilson_interval(int(strict), seeds)
             yield (
-                f"{task}: {operator or f'expert, noise {noise:g}'}",
+                f"{task}: {who.operator or f'expert, noise {who.noise:g}'}",
                 f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
                 f"{published} published",
             )
 
 
-def _demonstrate(env_id: str, operator: str | None, noise: float, seeds: Sequence[int]) -> tuple[int, int]:
-    agent = Operator(env_id, operator) if operator else ScriptedExpert(env_id, noise)
-    venv = make_vector_env(env_id, horizon=LONGEST if operator else HORIZON)
+def _demonstrate(config: RecordConfig, seeds: Sequence[int]) -> tuple[int, int]:
+    agent, horizon = config.demonstrator()
+    venv = make_vector_env(config.env_id, horizon=horizon)
     results = evaluate(venv, agent, seeds)
     venv.close()
     return sum(result.success for result in results), sum(result.success_published for result in results)

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from act.language import text_encoder
+from act.presets import TOLD
 from demos.phrases import SEEN, UNSEEN, phrasings
 from envs import TASKS
 from envs.results import read_results, wilson_interval
@@ -23,7 +24,7 @@ from scripts.common import markdown
 NONSENSE = "the moon eats seven quiet umbrellas"
 CODED = "give_cube"  # the task of the CVAEs that are told and not: with most ways
 CODE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1 --no-keyframe-token --place-weight 0"
-CODE += " --batch-size 64 --lr 1e-3"  # as the preset has it for the one that is told
+CODE += "".join(f" --{name.replace('_', '-')} {value}" for name, value in TOLD["cpu"].items())  # told or not
 CODES = ("code_told", "code_untold")
 
 
