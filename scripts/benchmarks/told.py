@@ -35,7 +35,7 @@ class Amounts:
     demonstrations: int = 50
     rollouts: int = 100
     swapped: int = 25
-    """Seeds on which every way of a task is asked for."""
+    """Seeds on which every way of a task is asked for, and on which words are said that are none of its own."""
     steps: int = 1_500
     """Of training, for each task."""
     seeds: int = 2
@@ -108,16 +108,17 @@ def train(folder: Path, amounts: Amounts, name: str, seed: int) -> None:
 def rollouts_of(name: str, task: str, amounts: Amounts) -> dict[str, list[object]]:
     """Kind of words → flags of rollout.py, for a policy and one of its tasks."""
     episodes: list[object] = ["--episodes", amounts.rollouts]
+    fewer: list[object] = ["--episodes", amounts.swapped]
     kinds = {"seen": [*episodes, "--sample", "episode"] if name in CODES else episodes}
     if name != "together":
         return kinds
     tasks = list(TASKS)
     other = TASKS[tasks[(tasks.index(task) + 1) % len(tasks)]]
-    kinds |= {name: [*episodes, "--phrases", name] for name in ("unseen", "none")}
+    kinds |= {"unseen": [*episodes, "--phrases", "unseen"], "none": [*fewer, "--phrases", "none"]}
     said = {"nonsense": NONSENSE, "empty": "", "other": phrasings(other, next(iter(SEEN[other])))[0]}
-    kinds |= {name: [*episodes, "--instruction", words] for name, words in said.items()}
+    kinds |= {name: [*fewer, "--instruction", words] for name, words in said.items()}
     ways = [way for way in SEEN[TASKS[task]] if way]
-    return kinds | {f"way_{way}": ["--episodes", amounts.swapped, "--way", way] for way in ways}
+    return kinds | {f"way_{way}": [*fewer, "--way", way] for way in ways}
 
 
 def roll_out(out: Path, policy: Path, task: str, flags: list[object]) -> None:
