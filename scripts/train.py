@@ -153,9 +153,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
-    # A backbone that is never trained is needed before the checkpoint is read: all frames are looked at first.
-    pretrained = args.policy.backbone_frozen or not folder.last.exists()
-    policy = make_policy(args.policy, dataset.spec, pretrained=pretrained)
+    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
     if policy.sentences is not None:
         dataset.embed(policy.sentences)
     policy.normalizer.fit(dataset.stats())
@@ -164,18 +162,16 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
     world.on_main(lambda: folder.claim(settings, args.resume, config.free_on_resume))
-    starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     parameters = sum(p.numel() for p in policy.parameters())
-    cached = dataset.cache(config.cache, device, world.local_size)
-    taken = threads.adapt()
-    if world.is_main:
-        print(f"data: {starts}, from {len(dataset.episodes)} episodes")
-        processes = f", {world.size} processes" if world.size > 1 else ""
-        print(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
-        print(cached)
-        print(taken)
-    if (encoded := dataset.encode(policy, device)) and world.is_main:
-        print(encoded)
+    processes = f", {world.size} processes" if world.size > 1 else ""
+
+    def say(words: str) -> None:
+        if words and world.is_main:
+            print(words)
+
+    starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
+    say(f"data: {starts}, from {len(dataset.episodes)} episodes")
+    say(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
     with ExitStack() as stack:
         mode = args.wandb if world.is_main else "disabled"
         tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
@@ -190,8 +186,12 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
                 tqdm.write(changed)
 
         trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
-        if trainer.step and world.is_main:
-            print(f"continuing after step {trainer.step}")
+        if trainer.step:
+            say(f"continuing after step {trainer.step}")
+        if trainer.step < config.steps:
+            say(dataset.cache(config.cache, device, world.local_size))
+            say(threads.adapt())
+            say(dataset.encode(policy, device))
         finished = trainer.run()
     if not world.is_main:
         return 0 if finished else 130

@@ -86,7 +86,7 @@ def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp
     assert f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-" in printed
 
 
-def test_a_run_folder_is_not_overwritten(data, whole):
+def test_a_run_folder_is_not_overwritten(data, whole, capsys):
     def refusal(*args: str) -> str:
         with pytest.raises(ConfigError) as error:
             call(*args)
@@ -105,7 +105,9 @@ def test_a_run_folder_is_not_overwritten(data, whole):
     assert refusal(*words(data, data)) == f"{data} holds episode_0.hdf5 and no run; use an empty or another --out"
     assert refusal(*words(data, whole, preset="big")) == "unknown preset 'big'; known presets: paper, cpu"
     assert (whole / "metrics.jsonl").read_bytes() == before
+    capsys.readouterr()
     assert call("--out", str(whole), "--resume", "--wandb", "disabled") == 0  # nothing is left to do
+    assert "in memory" not in capsys.readouterr().out  # and no frame is read
     assert curve(whole)[-1]["step"] == 60
 
 
