@@ -4,6 +4,7 @@
     python scripts/bench.py --peer-python /path/to/venv/bin/python --json bench.json
     python scripts/bench.py --gpu-report report                                       # nine minutes on one GPU
     python scripts/bench.py --only families --out runs/families                       # nine hours on a CPU; resumes
+    python scripts/bench.py --only told --operator plain --out runs/told_plain        # seven hours on a CPU; resumes
 
 The peer is the interpreter of a virtual environment (Python 3.12) with `lerobot[dataset]` and `gym-aloha` in it. Both
 sides do the same work in turn, in one run.
@@ -13,7 +14,7 @@ import json
 import os
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,9 +48,9 @@ class Args:
     seeds: int = 500
     """Episodes per expert, seeds 0 and up."""
     operator: Literal["plain", "careful", "hasty", "mixed"] | None = None
-    """Instead of the experts: this operator (`record.py --operator`) in every task."""
+    """Of experts and told: instead of the experts this operator (`record.py --operator`) in every task."""
     noise: float = 0.0
-    """Size of the experts' detours, m."""
+    """Of experts: size of their detours, m."""
     episodes: int = 50
     """Episodes to record and to evaluate."""
     workers: int = os.cpu_count() or 1
@@ -79,6 +80,8 @@ def main(args: Args) -> None:
             "told": (told, told.compare_told),
         }[args.only[0]]
         amounts: Any = part.TINY if args.tiny else part.FAST if args.fast else part.FULL
+        if part is told and args.operator:
+            amounts = replace(amounts, demonstrator=f"--operator {args.operator}")
         out = args.out or Path("runs") / args.only[0]
         with ranks() as (rank, size, wait):
             text = compare(out, amounts, rank, size, wait)

@@ -40,7 +40,9 @@ class Amounts:
     """Of training, for each task."""
     seeds: int = 2
     """Trainings of the policy of all tasks."""
-    record: str = "--noise 0.05"
+    demonstrator: str = "--noise 0.05"
+    """Flags of record.py that say who demonstrates."""
+    record: str = ""
     train: str = ""
     words: str = "--text-encoder minilm"
     speed_steps: int = 60
@@ -54,7 +56,7 @@ TINY = Amounts(
     swapped=1,
     steps=1,
     seeds=1,
-    record="--noise 0.05 --height 48 --width 64",
+    record="--height 48 --width 64",
     train="--d-model 32 --n-heads 2 --ffn-dim 64 --chunk-size 10",
     speed_steps=2,
 )
@@ -66,7 +68,7 @@ def compare_told(
     """Makes what is not there yet, and the tables, which are returned, of what is."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in list(TASKS)[rank::size]:
-        flags = f"--task {task} --episodes {amounts.demonstrations} {amounts.record}"
+        flags = f"--task {task} --episodes {amounts.demonstrations} {amounts.demonstrator} {amounts.record}"
         call("record.py", flags, out=folder / "data" / task)
     wait()
     together = [("together", seed) for seed in range(amounts.seeds)]
