@@ -51,9 +51,6 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
     ),
 }
 
-OWN: dict[str, dict[str, dict[str, Any]]] = {"cpu": {"autoregressive": {"n_decoder_layers": 3}}}
-"""What is otherwise in a family of policies: one layer must tell each token from those before it as well as from what
-is seen."""
 TOLD: dict[str, dict[str, Any]] = {"cpu": {"batch_size": 64, "lr": 1e-3}}
 """What is otherwise where a policy is told in words: their noise makes gradients noisy, and batches of 16 leave what
 tells keyframes less exact."""
@@ -75,5 +72,5 @@ def settings(preset: str, policy: str = "act", *, told: bool = False) -> tuple[A
     config, training = PRESETS[preset]
     if policy != "act":
         shared = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig)}
-        config = POLICIES[policy][0](**shared | OWN.get(preset, {}).get(policy, {}))
+        config = POLICIES[policy][0](**shared)
     return config, replace(training, **TOLD.get(preset, {})) if told else training

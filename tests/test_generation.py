@@ -24,7 +24,6 @@ OWN = {
     "act": {"n_style_layers": 1, "latent_dim": 4, "kl_weight": 0.02},
     "autoencoder": {"latent_dim": 4},
     "gan": {"latent_dim": 4, "l1_weight": 0.0, "adversarial_weight": 1.0, "critic_lr": 2e-3},
-    "autoregressive": {"bins": 64, "resolution": 0.1, "n_decoder_layers": 2},
     "flow": {"flow_width": 64},
     "flow-matching": {"sampling_steps": 20},
     "diffusion": {"sampling_steps": 20},
@@ -149,21 +148,22 @@ def test_cosines_are_orthonormal_and_the_lowest_ones_keep_what_is_slow():
 def test_tokens_lose_no_more_than_half_a_bin():
     policy = make_tiny("autoregressive", code="bins", resolution=0.1)
     chunk = 2 * torch.rand(3, 6, 14) - 1
-    assert (policy.chunk(policy.tokens(chunk)) - chunk).abs().max() < 0.0501  # pyright: ignore
+    assert (policy.left(policy.tokens(chunk)) - chunk).abs().max() < 0.0501  # pyright: ignore
 
 
 def test_a_cache_changes_nothing():
     """The likelihoods of the most likely chunk, token by token, are those by which it was found."""
     policy, batch = make_tiny("autoregressive").eval(), make_batch(2)
     with torch.inference_mode():
-        tokens = policy.tokens(policy._generate(batch.observation))  # pyright: ignore
         seen = policy._look(batch.observation)  # pyright: ignore
-        most_likely = -policy._nats(tokens, seen)  # pyright: ignore
+        told, begin = policy._tell(seen, seen.keyframe)  # pyright: ignore
+        tokens = policy.tokens(policy._generate(batch.observation) - told)  # pyright: ignore
+        most_likely = -policy._nats(tokens, seen, begin)  # pyright: ignore
         for i in (0, 5, 20):
             for other in (7, 31):
                 changed = tokens.clone()
                 changed[:, i] = other
-                assert (-policy._nats(changed, seen)[:, i] <= most_likely[:, i] + 1e-5).all()  # pyright: ignore
+                assert (-policy._nats(changed, seen, begin)[:, i] <= most_likely[:, i] + 1e-5).all()  # pyright: ignore
 
 
 def test_top_p_draws_among_the_likely_and_chance_says_where():

@@ -3,7 +3,8 @@
 Tokens are the leading coefficients of the chunk's cosine transform, lowest frequency first, so that the first ones say
 where the chunk goes and later ones how exactly (as in FAST, Pertsch et al. 2025, arXiv 2501.09747, without its byte
 pairs), or, with `code` bins, the values at each step one after the other (as RT-1 and RT-2 have it).
-The likelihood of a chunk in bins is exact.
+Where the chunk lies is told first, as in regression; tokens say what is left: which of several ways, and little else
+where there is one. The likelihood of what is left, in bins, is exact.
 """
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from act.policies.answering import AnsweringPolicy, Seen
 from act.policies.base import Batch, Observation
 from act.policies.config import AutoregressiveConfig
-from act.policies.seeing import transformer_shape
+from act.policies.seeing import transformer_shape, two_layers
 from act.policies.spectrum import cosines
-from act.policies.transformer import Attention, Residual, feed_forward
+from act.policies.transformer import Attention, Float32Linear, Residual, feed_forward
 from demos.spec import EpisodeSpec
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -31,14 +32,14 @@ class AutoregressivePolicy(AnsweringPolicy):
     def __init__(self, config: AutoregressiveConfig, spec: EpisodeSpec, *, pretrained: bool = True):
         super().__init__(config, spec, pretrained=pretrained)
         d, k = config.d_model, config.chunk_size
+        self._make_decoder(more=1)  # for the token that begins
         basis = torch.eye(k) if config.code == "bins" else cosines(k, min(config.coefficients, k))
         self.register_buffer("basis", basis, persistent=False)
         self.place_in_time = nn.Parameter(torch.randn(len(basis), d))
         self.place_in_action = nn.Parameter(torch.randn(self.chunk_dim, d))
-        self.begin = nn.Parameter(torch.randn(d))
-        self.embed, self.value_proj = nn.Embedding(config.bins, d), nn.Linear(1, d)
+        self.embed = two_layers(1, d, d)
         self.layers = nn.ModuleList(CausalLayer(*transformer_shape(config)) for _ in range(config.n_decoder_layers))
-        self.norm, self.logits = nn.LayerNorm(d), nn.Linear(d, config.bins)
+        self.norm, self.mixture = nn.LayerNorm(d), Float32Linear(d, 3 * config.mixture)
 
     @property
     def length(self) -> int:
@@ -49,39 +50,73 @@ class AutoregressivePolicy(AnsweringPolicy):
     def chance_dim(self) -> int:
         return self.length
 
-    def tokens(self, chunk: Tensor) -> Tensor:
+    def tokens(self, left: Tensor) -> Tensor:
         """(B, k, C) → (B, N) int64; what lies beyond the last bin is put into it."""
-        values = (self.basis @ chunk / self.config.resolution).round().long() + self.config.bins // 2
+        values = (self.basis @ left / self.config.resolution).round().long() + self.config.bins // 2
         return values.clamp(0, self.config.bins - 1).flatten(1)
 
-    def chunk(self, tokens: Tensor) -> Tensor:
+    def left(self, tokens: Tensor) -> Tensor:
         """(B, N) → (B, k, C), up to what bins and missing coefficients lose."""
         return self.basis.T @ self._values(tokens).view(len(tokens), len(self.basis), -1).float()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss", "nats"} and perhaps "pose", "keyframe": mean cross entropy of a token, and errors in z-scores."""
-        seen = self._look(batch.observation)
-        nats = self._nats(self.tokens(self._target(batch)), seen).mean()
-        losses = {"nats": nats} | self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe)
-        return self._total(losses, nats)
+        """{"loss", "nats", "l1"} and perhaps "pose", "keyframe", "place".
+
+        "nats" is the mean cross entropy of a token, and learnt from; so are "l1" and "place", of what is told before.
+        """
+        seen, target = self._look(batch.observation), self._target(batch)
+        told, begin = self._tell(seen, self._goal_in(batch, seen))
+        nats = self._nats(self.tokens(target - told.detach()), seen, begin).mean()
+        losses = self._chunk_l1(told, target, batch) | {"nats": nats}
+        losses |= self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe)
+        return self._total(losses, losses["l1"] + self.config.nats_weight * nats)
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
-        return -self._nats(self.tokens(self._target(batch)), self._look(batch.observation)).sum(dim=-1)
+        seen = self._look(batch.observation)
+        told, begin = self._tell(seen, self._goal_in(batch, seen))
+        return -self._nats(self.tokens(self._target(batch) - told), seen, begin).sum(dim=-1)
 
-    def _nats(self, tokens: Tensor, seen: Seen) -> Tensor:
+    @torch.no_grad()
+    def left_out(self, batch: Batch) -> Tensor:
+        """What no token says of the demonstrated chunks, (B, k, C): the coefficients that are missing."""
+        seen = self._look(batch.observation)
+        left = self._target(batch) - self._tell(seen, self._goal_in(batch, seen))[0]
+        return left - self.basis.T @ (self.basis @ left)
+
+    def _tell(self, seen: Seen, goal: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Where a chunk lies, (B, k, C), and what the tokens begin with, (B, 1, d_model)."""
+        decoded = self.decoder(self.query, seen.memory, seen.position)
+        return self._told(decoded[:, :-1], seen.qpos, goal).float(), decoded[:, -1:]
+
+    def _nats(self, tokens: Tensor, seen: Seen, begin: Tensor) -> Tensor:
         """Cross entropy of each token, (B, N)."""
-        x = torch.cat([self.begin.expand(len(tokens), 1, -1), self._embedded(tokens[:, :-1])], dim=1)
+        x = torch.cat([begin, self._embedded(tokens[:, :-1])], dim=1)
         x = x + self._places_of_tokens()
         mask = torch.ones(self.length, self.length, dtype=torch.bool, device=x.device).tril()
         key = seen.memory + seen.position
         for layer in self.layers:
             x = layer(x, key, seen.memory, mask)
-        return F.cross_entropy(self.logits(self.norm(x)).float().mT, tokens, reduction="none")
+        return -self._log_shares(self.mixture(self.norm(x)), tokens[..., None]).squeeze(-1)
+
+    def _log_shares(self, mixture: Tensor, tokens: Tensor) -> Tensor:
+        """Of bins, (…, n), those of a mixture of logistic distributions, (…, 3 · mixture), which fall into them.
+
+        Neighbouring bins then are alike, and what is sure needs one narrow hill and not a bin that was met often
+        (Salimans et al. 2017, arXiv 1701.05517, section 2.1).
+        """
+        weight, middle, scale = (each[..., None, :] for each in mixture.chunk(3, dim=-1))
+        scale = scale.clamp(-7, 3).exp()
+        edge = self._values(tokens)[..., None] - middle
+        low, high = ((edge + side * self.config.resolution / 2) / scale for side in (-1, 1))
+        low = low.masked_fill(tokens[..., None] == 0, -1e9)
+        high = high.masked_fill(tokens[..., None] == self.config.bins - 1, 1e9)
+        inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log1p(-(low - high).exp())
+        return (weight.log_softmax(dim=-1) + inside).logsumexp(dim=-1)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        """(B, n, d_model), of each token and of the number that it stands for: most bins are hardly ever met."""
-        return self.embed(tokens) + self.value_proj(self._values(tokens)[..., None])
+        """(B, n, d_model), of the numbers that tokens stand for."""
+        return self.embed(self._values(tokens)[..., None])
 
     def _values(self, tokens: Tensor) -> Tensor:
         return (tokens - self.config.bins // 2) * self.config.resolution
@@ -97,15 +132,17 @@ class AutoregressivePolicy(AnsweringPolicy):
         seen = self._look(observation, memory)
         key, places = seen.memory + seen.position, self._places_of_tokens()
         caches: list[Cache] = [[] for _ in self.layers]
-        x, tokens = self.begin.expand(len(key), 1, -1), []
+        told, x = self._tell(seen, seen.keyframe)
+        every = torch.arange(self.config.bins, device=x.device)
+        tokens = []
         for i in range(self.length):
             x = x + places[i]
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, key, seen.memory, cache=cache)
-            logits = self.logits(self.norm(x))[:, 0].float()
+            logits = self._log_shares(self.mixture(self.norm(x))[:, 0], every)
             tokens.append(logits.argmax(dim=-1) if chance is None else self._draw(logits, chance[:, i]))
             x = self._embedded(tokens[-1][:, None])
-        return self.chunk(torch.stack(tokens, dim=1))
+        return told + self.left(torch.stack(tokens, dim=1))
 
     def _draw(self, logits: Tensor, chance: Tensor) -> Tensor:
         """(B,) tokens from (B, bins) and (B,) standard normal numbers, by the inverse of the distribution function."""

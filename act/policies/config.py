@@ -277,19 +277,23 @@ class AutoregressiveConfig(AnsweringConfig):
     coefficients: int = 8
     """Of the cosine transform, for each number of an action; as many as there are steps at most. Of chunks of 50 steps
     more than 8 change less than the bins do."""
-    resolution: float = 0.2
+    resolution: float = 0.05
     """Width of a bin, in standard deviations. Of a chunk of 50 steps the slowest coefficient is about 7 wide; the
     narrower bins are, the fewer chunks tell about each."""
-    bins: int = 256
+    bins: int = 1024
     """How many bins there are, half of them on either side of 0."""
+    mixture: int = 5
+    """Hills of which a token's distribution is made."""
     temperature: float = 1.0
     """Of draws; lower ones are nearer to the most likely chunk."""
     top_p: float = 1.0
     """Draw among the most likely bins that together have this probability."""
+    nats_weight: float = 0.1
+    """Weight of a token's cross entropy; that of the L1 of where the chunk lies is 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "coefficients", "resolution", "bins", "temperature", "top_p")
+        check_positive(self, "coefficients", "resolution", "bins", "mixture", "temperature", "top_p", "nats_weight")
         check_one_of(self, "code", "dct", "bins")
 
 

@@ -131,9 +131,8 @@ def likelihood(policy: Policy, batch: Batch) -> dict[str, Any]:
         return {"kind": "none"}
     if isinstance(policy, AutoregressivePolicy):
         nats = policy.log_likelihood(batch) - policy.length * np.log(policy.config.resolution)
-        rest = target - policy.basis.T @ (policy.basis @ target)
         if left_out := numbers - policy.length:
-            squares = rest.square().sum(dim=(1, 2))
+            squares = policy.left_out(batch).square().sum(dim=(1, 2))
             variance = squares.mean() / left_out
             nats = nats - squares / (2 * variance) - left_out / 2 * (2 * np.pi * variance).log()
         return {"kind": "exact", "nats": float(nats.mean() / numbers)}
