@@ -37,7 +37,7 @@ def write(folder: Path, families: Sequence[str], data: Sequence[str]) -> str:
             rows = {family: row(folder, some) for family, some in found.items()}
             parts.append(f"### {name}\n\n{success_table(rows)}\n\n{chunk_table(rows)}")
             plot(rows, folder / f"{name}.png")
-            if any(cell["cell"]["seed"] == 0 for some in found.values() for cell in some):
+            if any((folder / "figures").glob(f"{name}_*.npy")):
                 fans(folder, name, list(found), folder / f"{name}_fans.png")
     costs = {
         name: json.loads((folder / "speed" / f"{name}.json").read_text())
@@ -233,7 +233,17 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
-    """Both tools' ways in chunks that each family drew at one and the same beginning, in the picture of the scene."""
+    """Both tools' ways in chunks that each family drew at one and the same beginning, in the picture of the scene.
+
+    Of the training seed of which there are the most families.
+    """
+
+    def drawn(seed: str) -> dict[str, Path]:
+        paths = {family: folder / "figures" / f"{data}_{family}_{seed}.npy" for family in families}
+        return {family: path for family, path in paths.items() if path.exists()}
+
+    seeds = sorted({path.stem.rsplit("_", 1)[1] for path in (folder / "figures").glob(f"{data}_*.npy")})
+    places = max(map(drawn, seeds), key=len)
     episode = Episode(find_episodes(folder / "held_out" / data)[0])
     env = gym.make(episode.spec.env_id, disable_env_checker=True, lazy=True).unwrapped
     assert isinstance(env, BimanualEnv)
@@ -244,8 +254,6 @@ def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
     renderer.update_scene(env.data, "angle")
     scene, ik = renderer.render(), BimanualIK()
     renderer.close()
-    places = {family: folder / "figures" / f"{data}_{family}_0.npy" for family in families}
-    places = {family: place for family, place in places.items() if place.exists()}
     columns = min(4, len(places))
     figure = Figure(figsize=(3.2 * columns, 1.7 * -(-len(places) // columns)), layout="constrained")
     grid = figure.subplots(-(-len(places) // columns), columns, squeeze=False)
