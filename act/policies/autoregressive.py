@@ -145,13 +145,17 @@ class AutoregressivePolicy(AnsweringPolicy):
         return told + self.left(torch.stack(tokens, dim=1))
 
     def _draw(self, logits: Tensor, chance: Tensor) -> Tensor:
-        """(B,) tokens from (B, bins) and (B,) standard normal numbers, by the inverse of the distribution function."""
-        shares, order = (logits / self.config.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-        before = shares.cumsum(dim=-1) - shares
-        shares = shares.masked_fill(before >= self.config.top_p, 0.0)
-        sums = shares.cumsum(dim=-1)
+        """(B,) tokens from (B, bins) and (B,) standard normal numbers, by the inverse of the distribution function.
+
+        In the order of the bins: one chance then stands for nearly the same number from one look to the next.
+        """
+        shares = (logits / self.config.temperature).softmax(dim=-1)
+        likely = shares.sort(dim=-1, descending=True).values
+        beyond = likely.cumsum(dim=-1) - likely >= self.config.top_p
+        least = likely.masked_fill(beyond, 1.0).amin(dim=-1, keepdim=True)
+        sums = shares.masked_fill(shares < least, 0.0).cumsum(dim=-1)
         at = torch.special.ndtr(chance)[:, None] * sums[:, -1:]
-        return order.gather(1, (sums < at).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)).squeeze(1)
+        return (sums < at).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
 
 
 class CausalLayer(nn.Module):
