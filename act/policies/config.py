@@ -275,15 +275,13 @@ class AutoregressiveConfig(AnsweringConfig):
     code: Literal["dct", "bins"] = "dct"
     """What a token is: a coefficient of the chunk's cosine transform, lowest frequency first, or a value at a step."""
     coefficients: int = 8
-    """Of the cosine transform, for each number of an action; as many as there are steps at most. Of chunks of 50 steps
-    more than 8 change less than the bins do."""
+    """Of the cosine transform, for each number of an action; the rest is as it is told first."""
     resolution: float = 0.05
-    """Width of a bin, in standard deviations. Of a chunk of 50 steps the slowest coefficient is about 7 wide; the
-    narrower bins are, the fewer chunks tell about each."""
+    """Width of a bin, in standard deviations. Of a chunk of 50 steps the slowest coefficient is about 7 wide."""
     bins: int = 1024
     """How many bins there are, half of them on either side of 0."""
     mixture: int = 5
-    """Hills of which a token's distribution is made."""
+    """How many logistic distributions a token's is mixed from."""
     temperature: float = 1.0
     """Of draws; lower ones are nearer to the most likely chunk."""
     top_p: float = 1.0
