@@ -4,7 +4,7 @@
     python scripts/bench.py --peer-python /path/to/venv/bin/python --json bench.json
     python scripts/bench.py --gpu-report report                                       # nine minutes on one GPU
     python scripts/bench.py --only families --out runs/families                       # nine hours on a CPU; resumes
-    python scripts/bench.py --only told --operator plain --out runs/told_plain        # seven hours on a CPU; resumes
+    python scripts/bench.py --only told --operator plain --out runs/told_plain        # hours on a CPU; resumes
 
 The peer is the interpreter of a virtual environment (Python 3.12) with `lerobot[dataset]` and `gym-aloha` in it. Both
 sides do the same work in turn, in one run.
