@@ -64,8 +64,8 @@ class AutoregressivePolicy(AnsweringPolicy):
 
         "nats" is the mean cross entropy of a token, and learnt from; so are "l1" and "place", of what is told before.
         """
-        seen, target = self._look(batch.observation), self._target(batch)
-        told, begin = self._tell(seen, self._goal_in(batch, seen))
+        target = self._target(batch)
+        seen, told, begin = self._look_and_tell(batch)
         nats = self._nats(self.tokens(target - told.detach()), seen, begin).mean()
         losses = self._chunk_l1(told, target, batch) | {"nats": nats}
         losses |= self._auxiliary_losses(batch, seen.image_tokens, seen.keyframe)
@@ -73,16 +73,19 @@ class AutoregressivePolicy(AnsweringPolicy):
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
-        seen = self._look(batch.observation)
-        told, begin = self._tell(seen, self._goal_in(batch, seen))
+        seen, told, begin = self._look_and_tell(batch)
         return -self._nats(self.tokens(self._target(batch) - told), seen, begin).sum(dim=-1)
 
     @torch.no_grad()
     def left_out(self, batch: Batch) -> Tensor:
         """What no token says of the demonstrated chunks, (B, k, C): the coefficients that are missing."""
-        seen = self._look(batch.observation)
-        left = self._target(batch) - self._tell(seen, self._goal_in(batch, seen))[0]
+        left = self._target(batch) - self._look_and_tell(batch)[1]
         return left - self.basis.T @ (self.basis @ left)
+
+    def _look_and_tell(self, batch: Batch) -> tuple[Seen, Tensor, Tensor]:
+        """What is seen, and what `_tell` tells of it, of demonstrations."""
+        seen = self._look(batch.observation)
+        return seen, *self._tell(seen, self._goal_in(batch, seen))
 
     def _tell(self, seen: Seen, goal: Tensor | None) -> tuple[Tensor, Tensor]:
         """Where a chunk lies, (B, k, C), and what the tokens begin with, (B, 1, d_model)."""
