@@ -74,7 +74,7 @@ class Args:
     sampling_steps: int | None = None
     """Of flow matching and diffusion: steps from noise to a chunk; default: as the policy was trained with."""
     temperature: float | None = None
-    """Of autoregressive policies: below 1, draws are nearer to the most likely chunk."""
+    """Of autoregressive policies and flows: below 1, what is drawn is less varied."""
     top_p: float | None = None
     """Of autoregressive policies: draw among the most likely tokens that together have this probability."""
     codes: Literal["gaussian", "code"] | None = None

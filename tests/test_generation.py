@@ -193,6 +193,14 @@ def test_a_flow_goes_back_where_it_came_from_and_its_density_sums_to_one():
     assert abs(total - 1) < 0.02
 
 
+def test_a_cool_flow_draws_from_less_noise():
+    policy = make_tiny("flow").eval()
+    cool = make_policy(replace(policy.config, temperature=0.5), policy.spec).eval()  # pyright: ignore
+    cool.load_state_dict(policy.state_dict())
+    observation, chance = make_batch(2).observation, torch.randn(2, policy.chance_dim)
+    torch.testing.assert_close(cool.predict(observation, chance), policy.predict(observation, chance / 2))
+
+
 @pytest.mark.parametrize("name", ["flow-matching", "diffusion"])
 def test_more_steps_of_a_denoiser_end_near_the_same_chunk(name):
     """Without chance in between, the steps follow one curve, whatever their number."""

@@ -312,10 +312,12 @@ class FlowConfig(AnsweringConfig):
     nats_weight: float = 0.1
     """Weight of the negative log-likelihood of a number; that of L1 is 1. The surer a flow, the steeper it is, and at 1
     it leaves little to be learnt of where the middle lies."""
+    temperature: float = 1.0
+    """Scale of the noise that draws begin with (Kingma and Dhariwal 2018, arXiv 1807.03039, section 6)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "coefficients", "transforms", "flow_width", "nats_weight")
+        check_positive(self, "coefficients", "transforms", "flow_width", "nats_weight", "temperature")
 
 
 @dataclass(frozen=True)

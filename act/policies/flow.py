@@ -92,6 +92,7 @@ class FlowPolicy(AnsweringPolicy):
         if chance is None:
             return told
         with torch.autocast(told.device.type, enabled=False):
+            chance = self.config.temperature * chance
             leading = self.flow(context).transform.inv(chance[:, : self.leading])
             left = torch.cat([leading, chance[:, self.leading :]], dim=1).view_as(told)
             return told + self.basis.T @ (left * spread.exp())
