@@ -53,6 +53,7 @@ class ChunkDataset:
         seed: of the split.
         skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
         skip_misses: learn from commands without closings that were undone, and the ways there, see `act.keyframes`.
+        beginnings: share of the starts to train on that are among the first of an episode, see `act.starts.begun`.
         instructed: the episodes tell what was to be done; they may be of several tasks, of which each then gives as
             many starts as the others (those of shorter ones are taken again).
 
@@ -77,6 +78,7 @@ class ChunkDataset:
         seed: int = 0,
         skip_pauses: bool = False,
         skip_misses: bool = False,
+        beginnings: float = 0.0,
         instructed: bool = False,
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
@@ -133,10 +135,12 @@ class ChunkDataset:
             tasks = [self.spec.env_ids.index(episode.spec.env_id) for episode in self.episodes]
             self.train = balanced(self.train, torch.tensor(tasks)[self._episode])
         self._measured = self.train
+        if beginnings:
+            step = torch.arange(len(self.qpos)) - self._first[self._episode]
+            self.train = begun(self.train, step, beginnings)
         self._phrasing, self.sentences = None, list[str]()
         if instructed:
             self._tell()
-            self.train = begun(self.train, torch.arange(len(self.qpos)) - self._first[self._episode])
         if not len(self.train):
             raise ConfigError(
                 f"no step in {self.paths[0].parent} to train on with --learn-from {learn_from}; "

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from act.errors import ConfigError
 
-BEGINNING, EMPHASIS = 20, 0.3  # steps of an episode, and the share of starts that they are where words decide
+BEGINNING = 20  # steps of an episode
 
 
 def balanced(starts: Tensor, task: Tensor) -> Tensor:
@@ -16,14 +16,14 @@ def balanced(starts: Tensor, task: Tensor) -> Tensor:
     return torch.cat([each[torch.arange(most) % len(each)] for each in own])
 
 
-def begun(starts: Tensor, step: Tensor) -> Tensor:
-    """Starts (N,) of which `EMPHASIS` are from the beginning of an episode, `step` (S,) steps after it.
+def begun(starts: Tensor, step: Tensor, share: float) -> Tensor:
+    """Starts (N,) of which a share are from the beginning of an episode, `step` (S,) steps after it; none is left out.
 
-    What words decide they decide there: soon the arms, which are seen too, give away where they are going, and a
-    policy that learns from every step alike listens in no more than a few per cent of them.
+    What words or chance decide they decide there: soon the arms, which are seen too, give away where they are going,
+    and a policy that learns from every step alike decides in no more than a few per cent of them.
     """
     early, late = starts[step[starts] < BEGINNING], starts[step[starts] >= BEGINNING]
-    times = EMPHASIS / (1 - EMPHASIS) * len(late) / max(1, len(early))
+    times = share / (1 - share) * len(late) / max(1, len(early))
     return torch.cat([late, early.repeat(max(1, round(times)))])
 
 

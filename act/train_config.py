@@ -47,6 +47,9 @@ class TrainConfig:
     skip_misses: bool = False
     """Learn from grippers that stay open where they closed on nothing, opened and tried again, and from arms that do
     not go there."""
+    beginnings: float = 0.0
+    """Share of the starts that are among the first 20 steps of an episode, taken again as often as that needs; 0: each
+    start is taken once in a pass. Which way an arm goes is open there and nowhere else."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 
@@ -86,7 +89,7 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "grad_clip", "seed", "eval_every", "num_workers", "threads"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("ema_decay", "val_fraction"):
+        for name in ("ema_decay", "val_fraction", "beginnings"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if not 0 <= self.min_lr_ratio <= 1:

@@ -146,6 +146,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         seed=config.seed,
         skip_pauses=config.skip_pauses,
         skip_misses=config.skip_misses,
+        beginnings=config.beginnings,
         instructed=bool(args.policy.text_encoder),
     )
     if config.eval_every and len(dataset.spec.env_ids) > 1:

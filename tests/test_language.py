@@ -19,7 +19,8 @@ from act.errors import ConfigError
 from act.language import MiniLM, Sentences
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from act.policies.vision import Keypoints
-from act.starts import BEGINNING, EMPHASIS
+from act.presets import PRESETS, settings
+from act.starts import BEGINNING
 from demos.moves import SCRIPTS
 from demos.phrases import SEEN, TOLD, UNSEEN, expanded, phrasings, told
 from demos.spec import EpisodeError
@@ -106,10 +107,13 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
 
 
 def test_where_words_decide_starts_are_often_beginnings(tmp_path):
+    for preset in PRESETS:
+        assert settings(preset, told=True)[1].beginnings == 0.3
+        assert settings(preset)[1].beginnings == 0
     folder = write_episodes(tmp_path / "long", lengths=(100, 120), instruction="abc")
-    dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True)
+    dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True, beginnings=0.3)
     step = dataset.train - dataset._first[dataset._episode[dataset.train]]
-    assert float((step < BEGINNING).float().mean()) == pytest.approx(EMPHASIS, abs=0.05)
+    assert float((step < BEGINNING).float().mean()) == pytest.approx(0.3, abs=0.05)
     untold = ChunkDataset(folder, K, val_fraction=0.0)
     assert dataset.train.unique().equal(untold.train), "every start is among them"
     dataset.embed(Sentences("tiny:Letters"))
