@@ -75,6 +75,10 @@ def main(args: Args) -> None:
     from scripts.benchmarks.sizes import FULL, TINY
 
     if args.only in (("families",), ("told",)):
+        if args.noise:
+            raise ConfigError(f"--noise is of experts, not of {args.only[0]}; leave it out")
+        if args.operator and args.only == ("families",):
+            raise ConfigError("--operator is of experts and told, not of families; leave it out")
         part, compare = {
             "families": (families, families.compare_families),
             "told": (told, told.compare_told),

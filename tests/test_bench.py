@@ -80,6 +80,13 @@ def test_an_unknown_part_is_named(tmp_path):
     assert done.stderr.startswith("error: unknown part 'trian'; known parts: train, infer, data, env")
 
 
+def test_a_demonstrator_that_a_part_does_not_ask_for_is_refused(tmp_path):
+    for part, flag, value in (("told", "--noise", "0.1"), ("families", "--operator", "plain")):
+        done = bench("--only", part, flag, value, "--tiny", folder=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"error: {flag} is of experts")
+
+
 def test_files_and_data_are_measured(tmp_path):
     done = bench("--only", "data,file", "--tiny", "--rounds", "1", "--json", "bench.json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

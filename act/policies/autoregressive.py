@@ -153,10 +153,12 @@ class AutoregressivePolicy(AnsweringPolicy):
         In the order of the bins: one chance then stands for nearly the same number from one look to the next.
         """
         shares = (logits / self.config.temperature).softmax(dim=-1)
-        likely = shares.sort(dim=-1, descending=True).values
-        beyond = likely.cumsum(dim=-1) - likely >= self.config.top_p
-        least = likely.masked_fill(beyond, 1.0).amin(dim=-1, keepdim=True)
-        sums = shares.masked_fill(shares < least, 0.0).cumsum(dim=-1)
+        if self.config.top_p < 1:
+            likely = shares.sort(dim=-1, descending=True).values
+            beyond = likely.cumsum(dim=-1) - likely >= self.config.top_p
+            least = likely.masked_fill(beyond, 1.0).amin(dim=-1, keepdim=True)
+            shares = shares.masked_fill(shares < least, 0.0)
+        sums = shares.cumsum(dim=-1)
         at = torch.special.ndtr(chance)[:, None] * sums[:, -1:]
         return (sums < at).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
 
