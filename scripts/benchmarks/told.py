@@ -24,7 +24,7 @@ from scripts.common import markdown
 NONSENSE = "the moon eats seven quiet umbrellas"
 CODED = "give_cube"  # the task of the CVAEs that are told and not: with most ways
 CODE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1 --no-keyframe-token --place-weight 0"
-CODE += "".join(f" --{name.replace('_', '-')} {value}" for name, value in TOLD["cpu"].items())  # told or not
+CODE += "".join(f" --{name.replace('_', '-')} {TOLD['cpu'][name]}" for name in ("batch_size", "lr"))  # told or not
 CODES = ("code_told", "code_untold")
 
 
