@@ -24,8 +24,7 @@ class PolicyAgent:
         sample: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
             "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
             own, which follow from its seed, and, of a seed that a wave holds several times, from which time it is.
-        instruct: what the policy is told to do in the episode of a seed, if it is told; None is to say nothing: numbers
-            that mean all instructions and none.
+        instruct: what the policy is told to do in the episode of a seed, if it is told; None is to say nothing.
 
     Attributes:
         cameras: the cameras it looks at.
@@ -78,9 +77,7 @@ class PolicyAgent:
         """(N, text_dim)"""
         if self.policy.sentences is None:
             return None
-        nothing = self.policy.normalizer.get_buffer("instruction_mean").cpu()
-        told = [self.instruct(seed) for seed in seeds]
-        return torch.stack([nothing if words is None else self.policy.sentences([words])[0] for words in told])
+        return self.policy.sentences([self.instruct(seed) for seed in seeds])
 
     def _drawn(self) -> torch.Tensor:
         """(N, chance_dim) standard normal numbers, a row from each episode's own stream."""

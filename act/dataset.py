@@ -164,24 +164,17 @@ class ChunkDataset:
         self._phrasing = torch.from_numpy(np.concatenate(phrasing))  # (S,) into `sentences`
 
     def embed(self, sentences: Sentences) -> None:
-        """Turns what the episodes tell into numbers, which batches then have."""
+        """Turns what the episodes tell into numbers, which batches then have; an episode's phrasings mean the same."""
+        sentences.fit([episode.instructions for episode in self.episodes])
         self.instructions = sentences(self.sentences)  # (N, text_dim)
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and standard deviation, per dimension, of each normalised quantity over the training split.
-
-        Of instructions it is one standard deviation of all dimensions: only together do these numbers mean something.
-        """
+        """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
         values = {"qpos": self.qpos, "action": self.action, "keyframe": self.keyframe, "env_state": self.env_state}
         if kinematics.knows(self.spec.joint_names):
             values["place"] = torch.from_numpy(kinematics.tool_positions(self.action.cpu().numpy()))
         train = {key: x[self._measured.to(x.device)].double() for key, x in values.items() if x is not None}
-        stats = {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
-        if self.instructions is not None:
-            mean = self.instructions.mean(0)
-            spread = (self.instructions - mean).square().mean().sqrt()
-            stats["instruction"] = mean, spread.expand_as(mean)
-        return stats
+        return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 
     def checksum(self) -> int:
         """Of all actions in order: tells whether a folder still holds the same episodes."""

@@ -1,7 +1,8 @@
 """Words as numbers: a sentence becomes a vector by a text encoder that was trained by others and stays as it is.
 
 Similar meanings become similar vectors. What a policy was trained with is kept beside its weights, so that the encoder
-is needed only for sentences that it has not met.
+is needed only for sentences that it has not met. Phrasings of one demonstration mean the same: how they differ tells
+which differences between vectors do not matter.
 """
 
 import importlib
@@ -13,6 +14,11 @@ import torch
 from torch import Tensor
 
 from act.errors import ConfigError
+from act.normalizer import MIN_STD
+
+LEAST = 0.1
+"""Of the variance of all sentences' numbers, the share that is added to how much those of one meaning differ: where
+they happen not to differ, nothing is to be told as if that meant a great deal."""
 
 
 class TextEncoder(Protocol):
@@ -62,27 +68,77 @@ def text_encoder(name: str) -> TextEncoder:
 
 
 class Sentences:
-    """Sentences and their vectors. A sentence that is new is embedded as it is asked for.
+    """Sentences as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
 
     Args:
         encoder: the name of the text encoder.
-        known: sentences with their vectors, (N, dim).
+        dim: how many numbers it makes of a sentence.
+        known: sentences that it was asked for before, `vectors` (N, dim) what it made of them.
+        mean, whitening: (dim,) and (dim, dim), what `fit` found.
     """
 
-    def __init__(self, encoder: str, known: Sequence[str] = (), vectors: Tensor | None = None):
-        self.encoder = encoder
+    def __init__(
+        self,
+        encoder: str,
+        dim: int,
+        *,
+        known: Sequence[str] = (),
+        vectors: Tensor | None = None,
+        mean: Tensor | None = None,
+        whitening: Tensor | None = None,
+    ):
+        self.encoder, self.dim = encoder, dim
         self._known = {} if vectors is None else dict(zip(known, vectors, strict=True))
+        self._mean = torch.zeros(dim) if mean is None else mean
+        self._whitening = whitening
         self._encoder: TextEncoder | None = None
 
-    def __call__(self, sentences: Sequence[str]) -> Tensor:
-        """(N, dim) float32."""
+    def __call__(self, sentences: Sequence[str | None]) -> Tensor:
+        """(N, dim) float32. Of None, which is to say nothing, it is zeros: that means all sentences and none.
+
+        Raises:
+            ConfigError: the encoder makes vectors of another length, or see `text_encoder`.
+        """
+        self._embed([sentence for sentence in sentences if sentence is not None])
+        told = torch.stack([self._mean if each is None else self._known[each] for each in sentences]) - self._mean
+        return told if self._whitening is None else told @ self._whitening
+
+    def fit(self, meanings: Sequence[Sequence[str]]) -> None:
+        """Learns what does not matter: how the sentences differ that mean the same, as those of each of `meanings` do.
+
+        Vectors are told as differences from their mean from then on, and each direction in standard deviations of
+        sentences that mean the same (within-class covariance normalisation, Hatch, Kajarekar and Stolcke 2006,
+        https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html). Which hand is meant moves a vector
+        little, how it is put moves it much; afterwards it is the other way round.
+        """
+        self._embed([text for texts in meanings for text in texts])
+        vectors = torch.stack(list(self._known.values())).double()
+        mean = vectors.mean(0)
+        apart, degrees = torch.zeros(self.dim, self.dim, dtype=torch.float64), 0
+        for texts in meanings:
+            same = torch.stack([self._known[text] for text in texts]).double()
+            same = same - same.mean(0)
+            apart, degrees = apart + same.T @ same, degrees + len(same) - 1
+        least = max(LEAST * float((vectors - mean).square().mean()), MIN_STD**2)
+        variances, axes = torch.linalg.eigh(apart / max(degrees, 1))
+        self._whitening = (axes * (variances + least).rsqrt() @ axes.T).float()
+        self._mean = mean.float()
+
+    def _embed(self, sentences: Sequence[str]) -> None:
         new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._known]
-        if new:
-            self._encoder = self._encoder or text_encoder(self.encoder)
-            self._known |= zip(new, torch.from_numpy(np.array(self._encoder(new))), strict=True)
-        return torch.stack([self._known[sentence] for sentence in sentences])
+        if not new:
+            return
+        self._encoder = self._encoder or text_encoder(self.encoder)
+        vectors = torch.from_numpy(np.array(self._encoder(new)))
+        if vectors.shape[1] != self.dim:
+            raise ConfigError(
+                f"text encoder {self.encoder} makes {vectors.shape[1]} numbers of a sentence, text_dim is {self.dim}; "
+                f"use --text-dim {vectors.shape[1]}"
+            )
+        self._known |= zip(new, vectors, strict=True)
 
     def to_dict(self) -> dict[str, Any]:
         """For a checkpoint; `Sentences(**…)` is the inverse."""
         vectors = torch.stack(list(self._known.values())) if self._known else None
-        return {"encoder": self.encoder, "known": list(self._known), "vectors": vectors}
+        learnt = {"mean": self._mean, "whitening": self._whitening}
+        return {"encoder": self.encoder, "dim": self.dim, "known": list(self._known), "vectors": vectors, **learnt}

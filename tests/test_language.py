@@ -55,7 +55,7 @@ def test_a_sentence_is_embedded_once_and_remembered(monkeypatch):
     asked = []
     embed = Letters.__call__
     monkeypatch.setattr(Letters, "__call__", lambda self, texts: asked.extend(texts) or embed(self, texts))
-    sentences = Sentences("tiny:Letters")
+    sentences = Sentences("tiny:Letters", Letters.dim)
     vectors = sentences(["abba", "cab", "abba"])
     assert vectors.tolist()[0] == vectors.tolist()[2] == [2, 2, 0, 0, 0, 0, 0, 0]
     again = Sentences(**sentences.to_dict())
@@ -63,9 +63,35 @@ def test_a_sentence_is_embedded_once_and_remembered(monkeypatch):
     assert asked == ["abba", "cab"]
     again(["dead"])
     assert asked == ["abba", "cab", "dead"]
+    sentences.fit([["abba", "cab"], ["head"]])
+    assert asked == ["abba", "cab", "dead", "head"]
+    fitted = Sentences(**sentences.to_dict())
+    assert torch.equal(fitted(["cab", "head"]), sentences(["cab", "head"]))
     for wrong in ("oracle", "tiny:nothing", "nowhere:Letters"):
         with pytest.raises(ConfigError, match="unknown text encoder"):
-            Sentences(wrong)(["a"])
+            Sentences(wrong, 8)(["a"])
+    with pytest.raises(ConfigError, match="makes 8 numbers of a sentence, text_dim is 384; use --text-dim 8"):
+        Sentences("tiny:Letters", 384)(["a"])
+
+
+def test_what_sentences_of_one_meaning_do_not_share_does_not_matter():
+    """Here a means one thing, b another, and c, d and e mean nothing, however often they occur."""
+    sentences = Sentences("tiny:Letters", Letters.dim)
+    clutter = ["", "cccc", "dddd", "eee", "ccccdddd", "ccceee"]
+    one, other = (["".join((meant, what)) for what in clutter] for meant in "ab")
+    before = sentences(["a", "b", "acccc"])
+    assert (before[0] - before[2]).norm() > 2 * (before[0] - before[1]).norm()
+    sentences.fit([one, other])
+    after = sentences(["a", "b", "acccc", None])
+    assert (after[0] - after[1]).norm() > 2 * (after[0] - after[2]).norm()
+    assert not after[3].any(), "to say nothing is to mean all of them"
+    torch.testing.assert_close(sentences([*one, *other]).mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    apart = torch.stack([sentences(same) - sentences(same).mean(0) for same in (one, other)])
+    spread = apart.flatten(0, 1).square().sum(0) / (2 * (len(clutter) - 1))
+    assert float(spread.max()) < 1, "what is meant by text_noise 1 is at least as much as paraphrases differ"
+    single = Sentences("tiny:Letters", Letters.dim)
+    single.fit([["abc"]])
+    assert torch.isfinite(single(["abc", "h"])).all(), "a single sentence differs from nothing"
 
 
 def test_similar_meanings_are_similar_vectors():
@@ -73,6 +99,28 @@ def test_similar_meanings_are_similar_vectors():
     lift, raise_, pour = MiniLM()(["lift the tray", "raise the tray with both arms", "pour the balls"])
     assert lift.shape == (MiniLM.dim,)
     assert lift @ raise_ > lift @ pour + 0.2
+
+
+def test_which_hand_is_meant_stands_out():
+    """Of the real encoder and the real phrasings: sentences that were not fitted to are nearest to those of their hand.
+
+    Of its numbers as they are, how a sentence is put weighs more than which hand is named.
+    """
+    ways = SEEN[GIVE_CUBE]
+    sentences = Sentences("minilm", MiniLM.dim)
+    sentences(["fill the cup"])
+
+    def right() -> float:
+        centres = torch.stack([sentences(phrasings(GIVE_CUBE, way)).mean(0) for way in ways])
+        heard = [
+            int(torch.cdist(sentences(UNSEEN[GIVE_CUBE][way]), centres).argmin(1).eq(i).sum())
+            for i, way in enumerate(ways)
+        ]
+        return sum(heard) / sum(len(UNSEEN[GIVE_CUBE][way]) for way in ways)
+
+    before = right()
+    sentences.fit([told(GIVE_CUBE, way, seed) for seed in range(10) for way in ways])
+    assert right() > 0.9 > before
 
 
 @pytest.fixture
@@ -87,19 +135,17 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     dataset = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
     assert dataset.spec.env_ids == ("Tiny-v0", "Other-v0")
     assert dataset.spec.env_state_dim == 0
-    dataset.embed(Sentences("tiny:Letters"))
-    mean, std = dataset.stats()["instruction"]
-    assert mean.shape == std.shape == (8,)
-    assert len(std.unique()) == 1, "of sentences all numbers together are one quantity"
+    sentences = Sentences("tiny:Letters", Letters.dim)
+    dataset.embed(sentences)
     counts = np.bincount(dataset._episode[dataset.train].numpy())
     assert counts.tolist() == [40, 40, 80]
     batch = dataset.gather(dataset.train)
     assert batch.observation.instruction is not None
-    heard = {tuple(row) for row in batch.observation.instruction[:80].tolist()}
-    assert heard == {(1, 1, 1, 0, 0, 0, 0, 0), (2, 2, 1, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0, 0)}
-    assert batch.observation.instruction[80:].unique(dim=0).tolist() == [[0, 0, 0, 0, 0, 0, 1, 2]]
+    first, second = batch.observation.instruction.split(80)
+    assert torch.equal(first.unique(dim=0), sentences(["abc", "aabbc", "a"]).unique(dim=0))
+    assert torch.equal(second.unique(dim=0), sentences(["hhg"]))
     again = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
-    again.embed(Sentences("tiny:Letters"))
+    again.embed(Sentences("tiny:Letters", Letters.dim))
     again.cache("ram", torch.device("cpu"))
     told_again = again.gather(dataset.train).observation.instruction
     assert told_again is not None
@@ -116,7 +162,7 @@ def test_where_words_decide_starts_are_often_beginnings(tmp_path):
     assert float((step < BEGINNING).float().mean()) == pytest.approx(0.3, abs=0.05)
     untold = ChunkDataset(folder, K, val_fraction=0.0)
     assert dataset.train.unique().equal(untold.train), "every start is among them"
-    dataset.embed(Sentences("tiny:Letters"))
+    dataset.embed(Sentences("tiny:Letters", Letters.dim))
     stats = dataset.stats()
     for name in ("qpos", "action"):
         assert all(map(torch.equal, stats[name], untold.stats()[name])), f"{name} is measured as ever"
@@ -237,13 +283,14 @@ def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
     heard = []
     predict = policy.predict
     policy.predict = lambda seen, *rest: heard.append(seen.instruction) or predict(seen, *rest)  # pyright: ignore
-    policy.normalizer.get_buffer("instruction_mean").fill_(5.0)
+    assert policy.sentences is not None
+    policy.sentences.fit([["aa"], ["bb"]])
     words: dict[int, str | None] = {1: "aa", 2: None, 3: ""}
     agent = PolicyAgent(policy, OpenLoop(K), instruct=lambda seed: words[seed])
     observation = {"qpos": np.zeros((3, 14), np.float32), "env_state": np.zeros((3, 7), np.float32)}
     agent.reset([1, 2, 3], observation)
     agent(observation)
-    assert heard[0].tolist() == [[2] + 7 * [0], 8 * [5], 8 * [0]]
+    assert torch.equal(heard[0], policy.sentences(["aa", None, ""]))
 
 
 def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):

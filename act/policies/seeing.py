@@ -66,8 +66,7 @@ class SeeingPolicy(Policy):
         if self.tells_keyframes:
             dims["keyframe"] = keyframe_dim(spec.joint_names)
         if config.text_encoder:
-            dims["instruction"] = config.text_dim
-            self.sentences = Sentences(config.text_encoder)
+            self.sentences = Sentences(config.text_encoder, config.text_dim)
         self.normalizer = Normalizer(dims)
 
         self.qpos_proj = Float32Linear(n_joints, d)
@@ -172,14 +171,14 @@ class SeeingPolicy(Policy):
     def _instruction(self, observation: Observation) -> list[Tensor]:
         """What is told to do as a token, [(B, d_model) float32]; [] for a policy that is told nothing.
 
-        Whatever listens is given this token. Hundreds of z-scores themselves, at the learning rate of what tells
+        Whatever listens is given this token. Hundreds of numbers themselves, at the learning rate of what tells
         keyframes, shake it so much that it never becomes exact.
         """
         if self.text_proj is None:
             return []
         if observation.instruction is None:
             raise ConfigError("the policy is told what to do in words (--text-encoder), and was told nothing")
-        words = self.normalizer.normalize("instruction", observation.instruction)
+        words = observation.instruction
         if self.training and self.config.text_noise:
             words = words + self.config.text_noise * torch.randn_like(words)
         return [self.text_proj(words)]

@@ -28,7 +28,7 @@ def main(run: Path, out: Path, steps: int) -> None:
     def seen(n: int) -> Batch:
         batch = make_batch(policy.spec, policy.chunk_size, n, device)
         if policy.sentences is not None:
-            batch.observation.instruction = torch.randn(n, policy.normalizer.get_buffer("instruction_mean").numel())
+            batch.observation.instruction = torch.randn(n, policy.sentences.dim)
         return batch
 
     batch = seen(SAMPLES)
