@@ -353,7 +353,7 @@ def test_the_table_tells_who_obeyed(tmp_path):
     text = re.sub(" +", " ", told_table.write(tmp_path, seeds=2))
     assert "| hand_over | 50 % | 88 % | 53 to 98 | 75, 100 | 75 % | – |" in text
     assert "| hand_over | right | 50 % | left 1, right 1 |" in text
-    told_table.cosines(tmp_path / "cosines.png", "tiny:Letters")
+    told_table.cosines(tmp_path / "cosines.png", "tiny:Letters", Letters.dim)
     assert (tmp_path / "cosines.png").stat().st_size > 20_000
     kinds = told_table.rollouts_of("together", "give_cube", told_table.TINY)
     assert list(kinds)[:6] == ["seen", "unseen", "none", "nonsense", "empty", "other"]

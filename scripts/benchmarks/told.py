@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from act.language import text_encoder
+from act.language import Sentences
 from act.presets import TOLD
-from demos.phrases import SEEN, UNSEEN, phrasings
+from demos.phrases import SEEN, UNSEEN, phrasings, told
 from envs import TASKS
 from envs.results import read_results, wilson_interval
 from scripts.benchmarks.families import await_files, call, speed, stability
@@ -174,7 +174,7 @@ def codes(folder: Path) -> list[list[str]]:
     for name in CODES:
         cost = folder / "speed" / f"{name}.json"
         if cost.exists():
-            told, last = json.loads(cost.read_text()), stability(folder / "policies" / f"{name}_0")["last"]
+            took, last = json.loads(cost.read_text()), stability(folder / "policies" / f"{name}_0")["last"]
             names = ("val/kl", "val/diagnostics/active_units", "val/l1", "val/diagnostics/l1_z0")
             rollouts = [read_results(folder / "rollouts" / f"{name}_0_{CODED}_seen.json")["summary"]]
             line = [
@@ -183,7 +183,7 @@ def codes(folder: Path) -> list[list[str]]:
                 rate(rollouts, "obeyed"),
                 *(word(last.get(each), 3) for each in names),
             ]
-            lines.append([*line, f"{1e3 / told['training_ms_per_sample']:.0f}", word(told["latency_ms_1"])])
+            lines.append([*line, f"{1e3 / took['training_ms_per_sample']:.0f}", word(took["latency_ms_1"])])
     return lines
 
 
@@ -193,28 +193,30 @@ def rate(summaries: list[dict[str, Any]], what: str = "success_rate") -> str:
     return f"{100 * float(np.mean(values)):.0f} %" if values else "–"
 
 
-def cosines(path: Path, encoder: str = "minilm") -> None:
-    """A picture of how similar phrasings are: the mean cosine of those of every two tasks and ways, and of one and its
-    paraphrases."""
-    embed = text_encoder(encoder)
-    names, seen, unseen = [], [], []
-    for task, env_id in TASKS.items():
-        for way in SEEN[env_id]:
-            names.append(f"{task} {way}".strip().replace("_", " "))
-            seen.append(unit(embed(phrasings(env_id, way))))
-            unseen.append(unit(embed(UNSEEN[env_id][way])))
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, others, title in zip(panels, (seen, unseen), ("phrasings", "paraphrases"), strict=True):
-        table = np.array([[float((a @ b.T).mean()) for b in others] for a in seen])
-        picture = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
-        axes.set_title(f"mean cosine of phrasings (rows) and {title} (columns)", fontsize=8)
-        for i, row in enumerate(table):
-            for j, value in enumerate(row):
-                axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=5, color="white")
-    figure.colorbar(picture, ax=panels, shrink=0.7)
+def cosines(path: Path, encoder: str = "minilm", dim: int = 384) -> None:
+    """A picture of how similar phrasings are, as the encoder embeds them and as policies are told them: the mean cosine
+    of those of every two tasks and ways, and of one and its paraphrases."""
+    ways = [(task, env_id, way) for task, env_id in TASKS.items() for way in SEEN[env_id]]
+    names = [f"{task} {way}".strip().replace("_", " ") for task, _, way in ways]
+    embedded, fitted = Sentences(encoder, dim), Sentences(encoder, dim)
+    fitted.fit([told(env_id, way, seed) for _, env_id, way in ways for seed in range(10)])
+    figure = Figure(figsize=(11, 11), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, embed, which in zip(panels, (embedded, fitted), ("embedded", "as they are told"), strict=True):
+        seen, unseen = (
+            [unit(embed(texts(env_id, way)).numpy()) for _, env_id, way in ways]
+            for texts in (phrasings, lambda env_id, way: UNSEEN[env_id][way])
+        )
+        for axes, others, title in zip(row, (seen, unseen), ("phrasings", "paraphrases"), strict=True):
+            table = np.array([[float((a @ b.T).mean()) for b in others] for a in seen])
+            picture = axes.imshow(table, vmin=-0.5, vmax=1, cmap="viridis")
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(names)), names, fontsize=7)
+            axes.set_title(f"{which}: phrasings (rows) and {title} (columns), mean cosine", fontsize=7)
+            for i, values in enumerate(table):
+                for j, value in enumerate(values):
+                    axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=5, color="white")
+    figure.colorbar(picture, ax=panels, shrink=0.5)
     figure.savefig(path, dpi=130)
 
 
