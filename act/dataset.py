@@ -164,7 +164,10 @@ class ChunkDataset:
         self._phrasing = torch.from_numpy(np.concatenate(phrasing))  # (S,) into `sentences`
 
     def embed(self, sentences: Sentences) -> None:
-        """Turns what the episodes tell into numbers, which batches then have; an episode's phrasings mean the same."""
+        """Turns what the episodes tell into numbers, which batches then have.
+
+        That an episode's phrasings mean the same is what `sentences` are fitted to.
+        """
         sentences.fit([episode.instructions for episode in self.episodes])
         self.instructions = sentences(self.sentences)  # (N, text_dim)
 

@@ -18,7 +18,8 @@ from act.normalizer import MIN_STD
 
 LEAST = 0.1
 """Of the variance of all sentences' numbers, the share that is added to how much those of one meaning differ: where
-they happen not to differ, nothing is to be told as if that meant a great deal."""
+they happen not to differ, nothing is to be told as if that meant a great deal. Where no meaning has two phrasings, this
+alone is left, and vectors are z-scores times 3.2."""
 
 
 class TextEncoder(Protocol):
@@ -108,11 +109,12 @@ class Sentences:
 
         Vectors are told as differences from their mean from then on, and each direction in standard deviations of
         sentences that mean the same (within-class covariance normalisation, Hatch, Kajarekar and Stolcke 2006,
-        https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html). Which hand is meant moves a vector
-        little, how it is put moves it much; afterwards it is the other way round.
+        https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html). Which hand is meant moves an
+        encoder's vector little beside how it is put, and would drown in it.
         """
-        self._embed([text for texts in meanings for text in texts])
-        vectors = torch.stack(list(self._known.values())).double()
+        sentences = dict.fromkeys(text for texts in meanings for text in texts)
+        self._embed(list(sentences))
+        vectors = torch.stack([self._known[text] for text in sentences]).double()
         mean = vectors.mean(0)
         apart, degrees = torch.zeros(self.dim, self.dim, dtype=torch.float64), 0
         for texts in meanings:
