@@ -51,9 +51,9 @@ class SeeingConfig:
     text_dim: int = 384
     """How many numbers the encoder makes of a sentence."""
     text_noise: float = 1.0
-    """Noise on these numbers in training; 1 is as much as they differ between sentences that mean the same. What is
-    said in other words than any demonstration was told with then lies no longer outside of all that the policy knows.
-    It makes gradients noisy: batches of 64 tell keyframes better than smaller ones."""
+    """Noise on these numbers in training; 1 is at least as much as sentences that mean the same differ by. What is said
+    in other words than any demonstration was told with then lies no longer outside of all that the policy knows. It
+    makes gradients noisy: batches of 64 tell keyframes better than smaller ones."""
     film: bool = True
     """Words, where there are any, also scale the channels that keypoints are found in (FiLM, Perez et al.
     2018, arXiv 1709.07871): the same keypoints then look for what is meant."""
