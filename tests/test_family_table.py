@@ -137,7 +137,7 @@ def test_the_page_shows_what_the_cells_hold(tmp_path):
             "later": {"nearest_cm": 1.5, "nearest_shown_cm": 1.0, "spread_cm": 0.5},
             "likelihood": {"kind": "none"},
             "between": None,
-            "training": {"gradient_spike": 4.0 + seed, "last": {}},
+            "training": {"diverged": seed == 2, "gradient_spike": 4.0 + seed, "last": {"val/critic": seed / 2}},
         }
         (tmp_path / "figures").mkdir(exist_ok=True)
         (tmp_path / "figures" / f"there_gan_{seed}.json").write_text(json.dumps(cell))
@@ -149,7 +149,7 @@ def test_the_page_shows_what_the_cells_hold(tmp_path):
     assert "left 25 %, right 75 %" in text
     assert "| 3.5 |" in text, "the mean of the trainings"
     assert "2.0, 8.0" in text
-    assert "6 times" in text, "the worst"
+    assert "| gan | 1 of 2 | 5.0, 6.0 | – | 0.500, 1.000 | – |" in text, "how calm each training was"
     assert (tmp_path / "there.png").stat().st_size > 10_000
     assert (tmp_path / "families.md").read_text() == written + "\n"
 

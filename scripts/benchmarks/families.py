@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,6 @@ def stability(policy: Path) -> dict[str, Any]:
     return {
         "diverged": not np.isfinite(losses).all(),
         "gradient_spike": float(np.max(settled) / np.median(settled)),
-        "loss_jumps": int(sum(after > 2 * before for before, after in pairwise(losses[len(losses) // 10 :]))),
         "last": last,
     }
 

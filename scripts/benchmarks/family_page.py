@@ -35,7 +35,7 @@ def write(folder: Path, families: Sequence[str], data: Sequence[str]) -> str:
         found = {family: some for family, some in found.items() if some}
         if found:
             rows = {family: row(folder, some) for family, some in found.items()}
-            parts.append(f"### {name}\n\n{success_table(rows)}\n\n{chunk_table(rows)}")
+            parts.append(f"### {name}\n\n{success_table(rows)}\n\n{chunk_table(rows)}\n\n{training_table(rows)}")
             plot(rows, folder / f"{name}.png")
             if any((folder / "figures").glob(f"{name}_*.npy")):
                 fans(folder, name, list(found), folder / f"{name}_fans.png")
@@ -132,7 +132,7 @@ def chunk_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         ["family", "draws at the beginning", "to the nearest shown (cm)", "within, between ways (cm)", "later: nearest"]
     ]
-    lines[0] += ["spread", "nats a number", "between two codes: worst (cm)", "gradient spike", "active units"]
+    lines[0] += ["spread", "nats a number", "between two codes: worst (cm)"]
     for family, told in rows.items():
         cells = told["cells"]
         names = sorted({name for cell in cells for name in cell["begin"]["ways"]})
@@ -146,16 +146,7 @@ def chunk_table(rows: dict[str, dict[str, Any]]) -> str:
         ]
         nats = mean(cells, "likelihood", "nats")
         line += [word(mean(cells, "later", "spread_cm")), f"{word(nats, 2)} ({kind})"]
-        spike = max(cell["training"]["gradient_spike"] for cell in cells)
-        units = mean(cells, "training", "last", "val/diagnostics/active_units")
-        lines.append(
-            [
-                *line,
-                word(mean([c for c in cells if c["between"]], "between", "worst_cm")),
-                f"{spike:.0f} times",
-                word(units),
-            ]
-        )
+        lines.append([*line, word(mean([c for c in cells if c["between"]], "between", "worst_cm"))])
     cells = next(iter(rows.values()))["cells"]
     shown = [
         "demonstrations",
@@ -164,7 +155,23 @@ def chunk_table(rows: dict[str, dict[str, Any]]) -> str:
         "",
         word(mean(cells, "later", "nearest_shown_cm")),
     ]
-    return markdown([*lines, [*shown, *[""] * 5]])
+    return markdown([*lines, [*shown, *[""] * 3]])
+
+
+def training_table(rows: dict[str, dict[str, Any]]) -> str:
+    """How calm each training was, and what it came to; a critic that can tell nothing apart is at 2 ln 2 = 1.386."""
+    lines = [["family", "diverged", "largest gradient / median", "L1 of the answer, unseen demonstrations (z)"]]
+    lines[0] += ["the critic's loss", "active units"]
+    for family, told in rows.items():
+        trainings = [cell["training"] for cell in told["cells"]]
+        spikes = ", ".join(f"{each['gradient_spike']:.1f}" for each in trainings)
+        line = [family, f"{sum(each['diverged'] for each in trainings)} of {len(trainings)}", spikes]
+        last = [each["last"] for each in trainings]
+        for name, digits in (("predict_l1", 3), ("critic", 3), ("diagnostics/active_units", 0)):
+            values = [each[f"val/{name}"] for each in last if f"val/{name}" in each]
+            line.append(", ".join(word(value, digits) for value in values) or "–")
+        lines.append(line)
+    return markdown(lines)
 
 
 def cost_table(costs: dict[str, dict[str, float]]) -> str:
