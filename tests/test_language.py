@@ -348,9 +348,9 @@ def test_the_table_tells_who_obeyed(tmp_path):
     write("together_0_hand_over_seen", "left", "left", "right", "", asked="left")
     write("together_1_hand_over_seen", "left", "left", "left", "left", asked="left")
     write("together_0_hand_over_way_right", "right", "left", asked="right")
-    write("hand_over_0_hand_over_seen", "left", "", asked="left")
+    write("hand_over_0_hand_over_seen", "left", "right", asked="left")
     text = re.sub(" +", " ", told_table.write(tmp_path, seeds=2))
-    assert "| hand_over | 50 % | 88 % | 53 to 98 | 75, 100 | 75 % | – |" in text
+    assert "| hand_over | 100 % | 50 % | 88 % | 53 to 98 | 75, 100 | 75 % | – |" in text
     assert "| hand_over | right | 50 % | left 1, right 1 |" in text
     told_table.cosines(tmp_path / "cosines.png", "tiny:Letters", Letters.dim)
     assert (tmp_path / "cosines.png").stat().st_size > 20_000

@@ -138,8 +138,8 @@ def write(folder: Path, seeds: int) -> str:
         paths = [folder / "rollouts" / f"{name}_{seed}_{task}_{kind}.json" for seed in range(trainings)]
         return [read_results(path)["summary"] for path in paths if path.exists()]
 
-    lines = [["task", "alone", "together", "95 %", "each training", "as asked", "unseen phrasings", "as asked"]]
-    lines[0] += ["no words", "nonsense", "empty", "another task's words"]
+    lines = [["task", "alone", "as asked", "together", "95 %", "each training", "as asked"]]
+    lines[0] += ["unseen phrasings", "as asked", "no words", "nonsense", "empty", "another task's words"]
     for task in TASKS:
         together, alone = found("together", task, "seen"), found(task, task, "seen", 1)
         if not together:
@@ -147,7 +147,7 @@ def write(folder: Path, seeds: int) -> str:
         n = sum(each["episodes"] for each in together)
         strict = sum(each["success_rate"] * each["episodes"] for each in together)
         others = {kind: found("together", task, kind) for kind in ("unseen", "none", "nonsense", "empty", "other")}
-        line = [task, rate(alone), rate(together), span(wilson_interval(round(strict), n))]
+        line = [task, rate(alone), rate(alone, "obeyed"), rate(together), span(wilson_interval(round(strict), n))]
         line += [", ".join(f"{100 * each['success_rate']:.0f}" for each in together), rate(together, "obeyed")]
         line += [rate(others["unseen"]), rate(others["unseen"], "obeyed")]
         lines.append([*line, *(rate(others[kind]) for kind in ("none", "nonsense", "empty", "other"))])
