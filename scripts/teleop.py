@@ -60,6 +60,8 @@ class Args:
     """Port to listen on."""
     allow_origin: UseAppendAction[tuple[str, ...]] = ()
     """Scheme and host under which browsers reach the page too, such as https://lab.example of a proxy; repeatable."""
+    shadows: bool = True
+    """Shadows in the 3-D scene; without them a browser that has no GPU draws 1.5 to 2 times as fast."""
 
 
 def main(args: Args) -> None:
@@ -84,7 +86,7 @@ def main(args: Args) -> None:
     from scripts.pages.stage import Stage
     from scripts.pages.teleop import TeleopPage
 
-    stage = Stage(session.env.model, args.host, args.port, "Teleoperation", args.allow_origin)
+    stage = Stage(session.env.model, args.host, args.port, "Teleoperation", args.allow_origin, args.shadows)
     try:
         page = TeleopPage(session, stage, helper)
         print(f"open {stage.url} in a browser; Ctrl-C ends, saved episodes stay", flush=True)

@@ -25,6 +25,7 @@ class Stage:
         port: to listen on; 0 picks a free one.
         title: of the page's panel.
         origins: under which browsers reach the page too, such as https://lab.example.
+        shadows: whether the world casts them: most of the work of a browser that draws on the CPU.
 
     Raises:
         EnvError: the port is taken, or one of `origins` is none.
@@ -37,6 +38,7 @@ class Stage:
         port: int,
         title: str,
         origins: Iterable[str] = (),
+        shadows: bool = True,
     ):
         with socket.socket() as probe:  # viser would silently take another port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,6 +60,7 @@ class Stage:
             # A copy, because it changes how the model looks.
             self._scene = ViserMujocoScene(self.server, copy.deepcopy(model), num_envs=1)
             self._scene.camera_tracking_enabled = False  # the table stands still
+            self.server.scene.configure_default_lights(cast_shadow=shadows)
 
     def show(self, data: mujoco.MjData) -> None:  # pyright: ignore
         """Moves the bodies to where they are in `data`."""
