@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import forked
 from tiny import BLIND, TINY, make, make_batch
 
 from act.errors import ConfigError
@@ -19,13 +20,11 @@ from scripts.benchmarks.roofline import cost
 from scripts.benchmarks.simulation import demonstrator_successes
 from scripts.benchmarks.timing import Case, measure, table
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 
 
 def bench(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts/bench.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    return forked("bench.py", *words, folder=folder)
 
 
 def test_sides_are_measured_in_turn_and_ratios_favour_the_better():

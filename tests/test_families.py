@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import forked
 from test_distributed import run, torchrun
-from test_scripts import script
 from test_training import curve, make_trainer
 from tiny import BLIND, PLACES, THREE_CAMERAS, family, make_batch, write_episodes
 
@@ -108,7 +108,7 @@ def test_two_processes_take_the_step_of_one(tmp_path):
 def recorded(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     flags = ["--task", "transfer_cube", "--episodes", 2, "--out", "data", "--height", 24, "--width", 32]
-    assert script("record.py", *flags, folder=folder).returncode == 0
+    assert forked("record.py", *flags, folder=folder).returncode == 0
     return folder
 
 
@@ -117,10 +117,10 @@ def test_the_scripts_train_it_and_roll_it_out(name, recorded, tmp_path):
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 4 --batch-size 4 "
     small += "--val-every 2 --save-every 2 --log-every 2 --warmup-steps 1"
     data = ["--data", recorded / "data", "--out", "run", "--policy", name, "--wandb", "disabled"]
-    trained = script("train.py", *data, *small.split(), folder=tmp_path)
+    trained = forked("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     flags = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 12, "--sample", "chunk"]
-    rolled = script("rollout.py", *flags, folder=tmp_path)
+    rolled = forked("rollout.py", *flags, folder=tmp_path)
     assert rolled.returncode == 0, rolled.stderr
     assert "success, strict" in rolled.stdout
 
@@ -129,10 +129,10 @@ def test_a_rollout_may_sample_otherwise_and_says_what_a_family_lacks(recorded, t
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --steps 1 --batch-size 2 --backbone-weights none "
     small += "--no-backbone-frozen --frame-shift 0 --backbone resnet18 --backbone-width 0.125"
     data = ["--data", recorded / "data", "--out", "run", "--policy", "diffusion", "--wandb", "disabled"]
-    assert script("train.py", *data, *small.split(), folder=tmp_path).returncode == 0
+    assert forked("train.py", *data, *small.split(), folder=tmp_path).returncode == 0
     flags = ["--checkpoint", "run", "--episodes", 1, "--num-envs", 1, "--horizon", 5]
-    assert script("rollout.py", *flags, "--sampling-steps", 2, folder=tmp_path).returncode == 0
-    foreign = script("rollout.py", *flags, "--temperature", 0.5, folder=tmp_path)
+    assert forked("rollout.py", *flags, "--sampling-steps", 2, folder=tmp_path).returncode == 0
+    foreign = forked("rollout.py", *flags, "--temperature", 0.5, folder=tmp_path)
     assert foreign.returncode == 2
     assert "of the family diffusion, which has no temperature; leave --temperature out" in foreign.stderr
     policy = load_policy(tmp_path / "run", "cpu", {"sampling_steps": 7})
@@ -140,13 +140,13 @@ def test_a_rollout_may_sample_otherwise_and_says_what_a_family_lacks(recorded, t
 
 
 def test_an_unknown_family_is_named(tmp_path):
-    wrong = script("train.py", "--policy", "oracle", "--data", "x", "--out", "y", folder=tmp_path)
+    wrong = forked("train.py", "--policy", "oracle", "--data", "x", "--out", "y", folder=tmp_path)
     assert wrong.returncode == 2
     assert "error: unknown policy 'oracle'; known policies: act, regression, autoencoder, gan" in wrong.stderr
 
 
 def test_help_shows_the_settings_of_the_chosen_family_alone(tmp_path):
-    shown = script("train.py", "--policy", "diffusion", "--help", folder=tmp_path).stdout
+    shown = forked("train.py", "--policy", "diffusion", "--help", folder=tmp_path).stdout
     assert "--noise-levels" in shown
     assert "--kl-weight" not in shown
-    assert "--kl-weight" in script("train.py", "--help", folder=tmp_path).stdout
+    assert "--kl-weight" in forked("train.py", "--help", folder=tmp_path).stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_scripts import script
+from command import forked
 from tiny import BLIND, PLACES, SPEC, THREE_CAMERAS, TINY, Letters, family, make_batch, write_episodes
 
 from act.agent import PolicyAgent
@@ -297,15 +297,15 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     size = ["--episodes", 2, "--height", 24, "--width", 32]
     for task in ("hand_over", "lift_tray"):
-        made = script("record.py", "--task", task, *size, "--out", task, folder=tmp_path)
+        made = forked("record.py", "--task", task, *size, "--out", task, folder=tmp_path)
         assert made.returncode == 0, made.stderr
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 2 --batch-size 4 "
     small += "--val-every 2 --save-every 2 --log-every 2 --warmup-steps 1 --text-encoder tiny:Letters --text-dim 8"
     data = ["--data", "hand_over", "lift_tray", "--out", "run", "--wandb", "disabled"]
-    trained = script("train.py", *data, *small.split(), folder=tmp_path)
+    trained = forked("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5]
-    rolled = script("rollout.py", *short, "--task", "all", "--json", "told.json", "--videos", 1, folder=tmp_path)
+    rolled = forked("rollout.py", *short, "--task", "all", "--json", "told.json", "--videos", 1, folder=tmp_path)
     assert rolled.returncode == 0, rolled.stderr
     assert rolled.stdout.count("success, strict") == 2
     assert "as it was asked" in rolled.stdout
@@ -314,13 +314,13 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
     films = {film.relative_to(tmp_path).as_posix() for film in tmp_path.rglob("*.mp4")}
     assert films == {f"run/rollout/{task}/seed_100000.mp4" for task in ("hand_over", "lift_tray")}
     flags = ["--task", "hand_over", "--way", "left", "--phrases", "unseen"]
-    assert script("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
+    assert forked("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
     for wrong, message in (
         ([], "learnt hand_over, lift_tray; name one of them with --task, or all"),
         (["--task", "stack"], "did not learn stack; it learnt hand_over, lift_tray"),
         (["--task", "hand_over", "--way", "up"], "unknown way 'up' of hand_over; its ways: left, right"),
     ):
-        refused = script("rollout.py", *short, *wrong, folder=tmp_path)
+        refused = forked("rollout.py", *short, *wrong, folder=tmp_path)
         assert refused.returncode == 2
         assert message in refused.stderr
 

@@ -2,7 +2,7 @@
 
 import re
 
-from test_scripts import script
+from command import script
 
 
 def test_the_quick_start_announces_its_time(tmp_path):

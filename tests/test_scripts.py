@@ -1,27 +1,16 @@
 """The whole line, tiny, through the real scripts; and what a person sees after a mistake."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import forked, script
 
 from envs.results import EpisodeResult, summarize
 
 TINY = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-style-layers", "1"]
 TINY += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
 TINY += ["--batch-size", "4", "--val-every", "3", "--save-every", "3", "--log-every", "2", "--warmup-steps", "2"]
-
-
-def script(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script as a person would, without a terminal, a GPU or a W&B login."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "WANDB_API_KEY": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path("scripts", name).resolve()), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +87,7 @@ def test_compare_counts_the_seeds_that_differ(line, tmp_path):
             episode["success"] = success
         results["summary"] |= summarize([EpisodeResult(**episode) for episode in results["episodes"]])
         (tmp_path / f"{name}.json").write_text(json.dumps(results))
-    run = script("compare.py", "base.json", "other.json", "--png", "picture.png", folder=tmp_path)
+    run = forked("compare.py", "base.json", "other.json", "--png", "picture.png", folder=tmp_path)
     assert run.returncode == 0, run.stderr
     head, base, other, _ = run.stdout.splitlines()
     won = head.index("won") + 2
@@ -167,7 +156,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, message):
     name, *rest = arguments
     if name == "train.py" and "run" in rest:
         rest += ["--eval-every", "6", "--eval-episodes", "2"]
-    run = script(name, *rest, folder=folder)
+    run = forked(name, *rest, folder=folder)
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
     assert "Traceback" not in run.stderr

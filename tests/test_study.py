@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from test_scripts import TINY, script
+from command import script
+from test_scripts import TINY
 
 
 def study(folder: Path, *arguments: object):
