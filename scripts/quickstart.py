@@ -47,7 +47,7 @@ class Size:
 
 NOISE = 0.05  # m; see demos/experts.py
 FULL = Size(demonstrations=50, steps=None, rollouts=100, videos=4)
-FAST = Size(demonstrations=5, steps=150, rollouts=8, videos=1)
+FAST = Size(demonstrations=4, steps=50, rollouts=4, videos=1)
 
 
 def main(args: Args) -> None:

@@ -41,7 +41,8 @@ CONFIGS: dict[str, AnsweringConfig] = {
     "with poses": replace(TINY, use_env_state=True, keypoints=4, pose_weight=1.0),
     "without pictures": BLIND,
     "learned prior": replace(TINY, keypoints=4, use_vae=True, prior="learned", free_nats=1.0),
-    **{name: family(name) for name in POLICIES if name != "act"},
+    # As few tokens as there can be, each of which is a part of an exported graph.
+    **{name: family(name, coefficients=1) for name in POLICIES if name != "act"},
 }
 
 

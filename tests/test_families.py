@@ -115,7 +115,7 @@ def recorded(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_scripts_train_it_and_roll_it_out(name, recorded, tmp_path):
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 4 --batch-size 4 "
-    small += "--val-every 2 --save-every 2 --log-every 2 --warmup-steps 1"
+    small += "--val-every 2 --val-starts 8 --save-every 2 --log-every 2 --warmup-steps 1"
     data = ["--data", recorded / "data", "--out", "run", "--policy", name, "--wandb", "disabled"]
     trained = forked("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -300,7 +300,8 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
         made = forked("record.py", "--task", task, *size, "--out", task, folder=tmp_path)
         assert made.returncode == 0, made.stderr
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 2 --batch-size 4 "
-    small += "--val-every 2 --save-every 2 --log-every 2 --warmup-steps 1 --text-encoder tiny:Letters --text-dim 8"
+    small += "--val-every 2 --val-starts 8 --save-every 2 --log-every 2 --warmup-steps 1 "
+    small += "--text-encoder tiny:Letters --text-dim 8"
     data = ["--data", "hand_over", "lift_tray", "--out", "run", "--wandb", "disabled"]
     trained = forked("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
