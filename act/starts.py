@@ -53,7 +53,8 @@ class ShuffledStarts:
                 f"batch_size is {batch_size}, which {size} processes with --accumulate {accumulate} cannot share "
                 f"evenly; choose a multiple of {accumulate * size}"
             )
-        self.starts, self.batch_size, self.seed = starts.numpy(), batch_size, seed
+        # A copy: what is pickled for a worker process moves into shared memory, and a view of it would stay behind.
+        self.starts, self.batch_size, self.seed = starts.numpy().copy(), batch_size, seed
         self.accumulate, self.rank, self.size = accumulate, rank, size
         self._passes: dict[int, np.ndarray] = {}
 

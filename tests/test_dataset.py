@@ -91,6 +91,14 @@ def test_a_batch_is_a_function_of_seed_and_number():
     assert not torch.equal(ShuffledStarts(starts, 8, seed=4).batch(0), forward[0])
 
 
+def test_an_order_outlives_the_tensor_it_was_made_from():
+    """Where workers are not forked, tensors move into shared memory when they are pickled for them."""
+    starts = torch.arange(100_000)
+    order = ShuffledStarts(starts, 8, seed=3)
+    starts.share_memory_()
+    assert order.starts.tolist() == list(range(100_000))
+
+
 def test_split_is_by_episode_and_by_seed(tmp_path):
     write_episodes(tmp_path, [10] * 8, seeds=[0, 0, 1, 1, 2, 2, 3, 3])
     chosen = set()

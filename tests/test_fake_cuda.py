@@ -46,6 +46,12 @@ CONFIGS: dict[str, AnsweringConfig] = {
 }
 
 
+EXPORTED = [
+    pytest.param(config, id=name, marks=[pytest.mark.slow] * (name == "autoregressive"))
+    for name, config in CONFIGS.items()
+]
+
+
 class Transfers(TorchDispatchMode):
     """Lists the operations that take a tensor from CUDA to the CPU: each makes the CPU wait for the GPU."""
 
@@ -155,7 +161,7 @@ def exported(gpu: FakeTensorMode, policy: Policy, dtype: torch.dtype) -> list[tu
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", EXPORTED)
 def test_predict_is_exported_as_one_graph_on_the_device(gpu, config, dtype):
     tensors = exported(gpu, make(config), dtype)
     assert len(tensors) > 100

@@ -197,7 +197,7 @@ def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
     assert 6 <= (drawn > 0).sum() <= 26
 
 
-@pytest.mark.parametrize("prior", ["standard", "learned"])
+@pytest.mark.parametrize("prior", [pytest.param("standard", marks=pytest.mark.slow), "learned"])
 def test_free_nats_keep_the_way_in_z_at_any_price(prior: Literal["standard", "learned"]):
     torch.manual_seed(0)
     config = replace(TINY, keypoints=4, prior=prior, kl_weight=10.0, free_nats=1.0)
