@@ -115,11 +115,11 @@ def test_experts_succeed_smoothly_within_limits(env_id, noise):
     def watch(step: Step) -> None:
         episodes.setdefault(step.seeds[0], []).append(step.action[0])
 
-    results = evaluate(venv, ScriptedExpert(env_id, noise), range(900, 908), watch=watch)
+    results = evaluate(venv, ScriptedExpert(env_id, noise), range(900, 904), watch=watch)
     assert all(result.success and result.success_published for result in results)
     space = venv.single_action_space
     assert isinstance(space, gym.spaces.Box)
-    assert len(episodes) == 8
+    assert len(episodes) == 4
     for commands in episodes.values():
         actions = np.stack(commands)
         assert (actions >= space.low - 1e-6).all()

@@ -194,8 +194,7 @@ def test_a_trait_draws_the_same_whatever_the_others_do(cube):
 @pytest.mark.parametrize("env_id", [CUBE, INSERTION])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_mostly_succeed(env_id, name):
-    seeds = (0, 1, 2)
-    assert sum(succeeds(env_id, Operator(env_id, name), seed) for seed in seeds) >= 1
+    assert any(succeeds(env_id, Operator(env_id, name), seed) for seed in range(3))
 
 
 @pytest.mark.parametrize("trait", TRAITS)
