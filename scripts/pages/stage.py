@@ -25,7 +25,7 @@ class Stage:
         port: to listen on; 0 picks a free one.
         title: of the page's panel.
         origins: under which browsers reach the page too, such as https://lab.example.
-        shadows: whether the world casts them: most of the work of a browser that draws on the CPU.
+        shadows: whether the world casts them: a third to a half of the work of a browser that draws on the CPU.
 
     Raises:
         EnvError: the port is taken, or one of `origins` is none.
