@@ -1,9 +1,9 @@
 """Laws of measuring: both sides in turn, and ways to be fast that leave the losses alone."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,7 @@ from scripts.benchmarks.simulation import demonstrator_successes
 from scripts.benchmarks.timing import Case, measure, table
 
 CPU = torch.device("cpu")
-
-
-def bench(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return forked("bench.py", *words, folder=folder)
+bench = partial(forked, "bench.py")
 
 
 def test_sides_are_measured_in_turn_and_ratios_favour_the_better():

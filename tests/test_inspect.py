@@ -1,24 +1,20 @@
 """Laws of looking at a dataset: the real script on small files, ours and the original's."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from command import script
 from PIL import Image
 
 from demos.episode import find_episodes
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "inspect_data.py"
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16), "angle": (8, 8)}, env_id="BimanualInsertion-v0", task="insert")
-
-
-def inspect(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True)
+inspect = partial(script, "inspect_data.py", folder=Path())
 
 
 @pytest.fixture

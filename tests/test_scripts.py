@@ -10,20 +10,8 @@ from envs.results import EpisodeResult, summarize
 
 TINY = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-style-layers", "1"]
 TINY += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
-TINY += [
-    "--batch-size",
-    "4",
-    "--val-every",
-    "3",
-    "--val-starts",
-    "8",
-    "--save-every",
-    "3",
-    "--log-every",
-    "2",
-    "--warmup-steps",
-    "2",
-]
+TINY += ["--batch-size", "4", "--val-every", "3", "--val-starts", "8", "--save-every", "3"]
+TINY += ["--log-every", "2", "--warmup-steps", "2"]
 
 
 @pytest.fixture(scope="module")
