@@ -247,13 +247,18 @@ class Episode:
             raise self._error(f"{name}: frame {t} is not a JPEG image") from error
 
 
+def episode_number(path: Path) -> int:
+    """The number in the name of an episode's file, episode_<number>.hdf5; -1 for other names."""
+    match = re.fullmatch(r"episode_(\d+)\.hdf5", path.name, re.ASCII)
+    return int(match[1]) if match else -1
+
+
 def find_episodes(folder: str | Path) -> list[Path]:
     """The files episode_0.hdf5, episode_1.hdf5, … of a folder, by number. EpisodeError if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise EpisodeError(f"{folder}: no such folder; scripts/record.py records demonstrations into one")
-    named = {path: re.fullmatch(r"episode_(\d+)\.hdf5", path.name) for path in folder.iterdir()}
-    numbered = sorted((int(match[1]), path) for path, match in named.items() if match)
+    numbered = sorted((number, path) for path in folder.iterdir() if (number := episode_number(path)) >= 0)
     if not numbered:
         raise EpisodeError(f"{folder}: no episodes in it; their files are named episode_0.hdf5, episode_1.hdf5, …")
     for _, path in numbered:

@@ -1,6 +1,7 @@
-"""A file that appears under its name only when it is whole."""
+"""A file that appears under its name only when it is whole, and never replaces another."""
 
 import os
+import re
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ class PartialFile(FileIO):
         self.partial = path.with_name(f".{path.name}.part")
         self.failure: OSError | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.partial.exists() and self.partial.stat().st_nlink > 1:  # a kill left it as a whole file's second name
+            self.partial.unlink()
         super().__init__(self.partial, "w+")
 
     def write(self, data: Any, /) -> int:
@@ -42,11 +45,11 @@ class PartialFile(FileIO):
             raise self.failure
 
     def complete(self) -> None:
-        """Puts the file on the disk and gives it its name."""
+        """Puts the file on the disk and gives it its name, or the next free number: see `move_to_free_name`."""
         self.check()
         os.fsync(self.fileno())
         self.close()
-        os.replace(self.partial, self.path)
+        self.path = move_to_free_name(self.partial, self.path)
         folder = os.open(self.path.parent, os.O_RDONLY)
         os.fsync(folder)  # the new name, too, must survive a loss of power
         os.close(folder)
@@ -55,3 +58,36 @@ class PartialFile(FileIO):
         """Removes the file, unless it was completed."""
         self.close()
         self.partial.unlink(missing_ok=True)
+
+
+def move_to_free_name(source: Path, path: Path) -> Path:
+    """Renames `source` to `path` in one step, without replacing a file; both are in one file system.
+
+    Where another file has the name, the number at the end of the name counts up until it is free.
+
+    Returns:
+        The path that it got.
+
+    Raises:
+        FileExistsError: the name is taken and has no number.
+    """
+    while True:
+        try:
+            _move(source, path)
+            return path
+        except FileExistsError:
+            if not (numbered := re.fullmatch(r"(.*_)(\d+)", path.stem)):
+                raise
+            path = path.with_stem(f"{numbered[1]}{int(numbered[2]) + 1}")
+
+
+def _move(source: Path, path: Path) -> None:
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # not every file system has hard links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(source, path)
+    else:
+        source.unlink()

@@ -2,6 +2,9 @@
 
 Seeds are tried in order and episodes are numbered in the order of their seeds, so the dataset depends on the settings
 alone: not on the number of workers or machines, not on whether the recording was interrupted.
+
+Numbers and seeds go on behind the highest ones in the folder. An episode that somebody deleted therefore stays away
+(unless it was the last one, of which nothing tells any more), and no file is ever replaced.
 """
 
 import multiprocessing
@@ -17,10 +20,11 @@ from pathlib import Path
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
-from demos.episode import Episode, find_episodes
+from demos.episode import Episode, episode_number, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
 from demos.origin import changes, origin
+from demos.partial import move_to_free_name
 from demos.phrases import attributes
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
@@ -71,10 +75,12 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a recording came to: episodes in the folder, and seeds on which the expert failed."""
+    """What a recording came to: episodes in the folder, seeds on which the expert failed, and numbers below the
+    highest one that no file has."""
 
     episodes: int
     rejected: int
+    missing: tuple[int, ...] = ()
 
 
 def spec_of(env: gym.Env | BimanualEnv) -> EpisodeSpec:
@@ -118,7 +124,8 @@ def record(
         EnvError: unknown task or camera.
     """
     recorder = _Recorder(config, folder)
-    recorded, rejected, seed = _resume(config, recorder.spec, recorder.origin, folder)
+    before = _resume(config, recorder.spec, recorder.origin, folder)
+    recorded, rejected, number, seed = before.recorded, before.rejected, before.number, before.seed
     pending = folder / PENDING
     if rank == 0:
         shutil.rmtree(pending, ignore_errors=True)
@@ -129,7 +136,7 @@ def record(
         with _Pool(config, folder, recorder, workers) as run:
             _help(run, pending, range(seed + rank, sys.maxsize, size), size)
         wait()
-        return Recording(recorded, rejected)
+        return Recording(recorded, rejected, before.missing)
     first, in_a_row = seed, 0
     progress(recorded, rejected)
     with _Pool(config, folder, recorder, workers) as run:
@@ -150,13 +157,13 @@ def record(
                         f"{folder}: the {who} failed on {in_a_row} seeds in a row; {recorded} episodes are kept. {hint}"
                     )
             else:
-                path.rename(folder / f"episode_{recorded}.hdf5")
-                recorded, in_a_row = recorded + 1, 0
+                path = move_to_free_name(path, folder / f"episode_{number}.hdf5")
+                recorded, number, in_a_row = recorded + 1, episode_number(path) + 1, 0
             progress(recorded, rejected)
     (pending / DONE).touch()
     wait()
     shutil.rmtree(pending, ignore_errors=True)
-    return Recording(recorded, rejected)
+    return Recording(recorded, rejected, before.missing)
 
 
 def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
@@ -190,34 +197,57 @@ class _Elsewhere:
         return None
 
 
-def _resume(config: RecordConfig, spec: EpisodeSpec, now: dict[str, str], folder: Path) -> tuple[int, int, int]:
-    """Episodes recorded and seeds rejected so far, and the next seed to try."""
+@dataclass(frozen=True)
+class _Progress:
+    """Where a recording stands: the episodes in the folder and the numbers below theirs that are missing, the seeds
+    rejected so far, and the next number and seed."""
+
+    recorded: int
+    rejected: int
+    number: int
+    seed: int
+    missing: tuple[int, ...] = ()
+
+
+def _resume(config: RecordConfig, spec: EpisodeSpec, now: dict[str, str], folder: Path) -> _Progress:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         paths = find_episodes(folder)
     except EpisodeError:
-        return 0, 0, config.first_seed
-    first, last = Episode(paths[0]), Episode(paths[-1])
-    differences = first.spec.differences(spec)
-    older = {"operator": "", "traits": ""}  # files of ours before there were any
-    for name, given in {"expert": _expert(config), **_attributes(config)}.items():
-        told = first.attributes.get(name, older.get(name, "not told"))
-        if told != given:
-            differences.append(f"{name} is {_word(told)} here, {_word(given)} there")
-    if differences:
-        raise EpisodeError(
-            f"{folder} holds episodes with other settings (here: in the folder, there: asked for): "
-            f"{'; '.join(differences)}. Give the same settings to resume, or another folder"
-        )
+        return _Progress(0, 0, 0, config.first_seed)
+    episodes, seeds = [Episode(path) for path in paths], []
+    for episode in episodes:
+        _check_same_settings(episode, config, spec)
+        if episode.seed is None:
+            raise EpisodeError(
+                f"{episode.path}: does not tell its seed, so the next one is unknown; name another folder"
+            )
+        seeds.append(episode.seed)
     # Of the last one: the first may be from before episodes told it.
-    if changed := changes(last.attributes, now, versions()):
+    if changed := changes(episodes[-1].attributes, now, versions()):
         raise EpisodeError(
             f"{folder}: what determines its episodes has changed (here: in the folder, there: now): "
             f"{'; '.join(changed)}. Go back to what recorded it, or name another folder"
         )
-    if last.seed is None:
-        raise EpisodeError(f"{last.path}: does not tell its seed, so the next one is unknown; name another folder")
-    return len(paths), last.seed + 1 - config.first_seed - len(paths), last.seed + 1
+    numbers = [episode_number(path) for path in paths]
+    number, seed = numbers[-1] + 1, max(seeds) + 1
+    rejected = max(0, seed - config.first_seed - number)
+    return _Progress(len(paths), rejected, number, seed, tuple(sorted({*range(number)} - {*numbers})))
+
+
+def _check_same_settings(episode: Episode, config: RecordConfig, spec: EpisodeSpec) -> None:
+    """EpisodeError where an episode in the folder was recorded with other settings."""
+    differences = episode.spec.differences(spec)
+    older = {"operator": "", "traits": ""}  # files of ours before there were any
+    for name, given in {"expert": _expert(config), **_attributes(config)}.items():
+        told = episode.attributes.get(name, older.get(name, "not told"))
+        if told != given:
+            differences.append(f"{name} is {_word(told)} here, {_word(given)} there")
+    if differences:
+        raise EpisodeError(
+            f"{episode.path.parent} holds episodes with other settings (here: in the folder, there: asked for): "
+            f"{'; '.join(differences)}. Give the same settings to resume, or another folder"
+        )
 
 
 def _word(value: object) -> object:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from demos.episode import Episode, find_episodes
+from demos.episode import Episode, episode_number, find_episodes
 from demos.phrases import attributes, order
 from demos.record import spec_of
 from demos.spec import EpisodeError
@@ -76,7 +76,7 @@ class Session:
         cameras: camera → (height, width), recorded at every step.
         agent: acts on the person's wishes.
         folder: of the episodes; those already there stay, and numbers and seeds go on behind them.
-        seed: of the first episode; None: behind the folder's last one, `FIRST_SEED` in an empty folder.
+        seed: of the first episode; None: behind the highest one in the folder, `FIRST_SEED` in an empty folder.
         horizon: steps after which an episode can only be saved or given up.
         patience: steps without motion after which time stops until somebody moves; 0: it never does. People stop to
             think, and a policy without memory may imitate that. While the goal is being held, time runs on.
@@ -243,7 +243,7 @@ class Session:
         path = writer.close(self.success, self.success_published, timing)
         how = "a strict success" if self.success else "NOT a strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"
-        self._number, self.saved, self.seed = self._number + 1, self.saved + 1, self.seed + 1
+        self._number, self.saved, self.seed = episode_number(path) + 1, self.saved + 1, self.seed + 1
 
     def _request(self, wait: float = 0.0) -> Request | None:
         try:
@@ -258,11 +258,13 @@ class Session:
             paths = find_episodes(self.folder)
         except EpisodeError:
             return 0, 0, FIRST_SEED if seed is None else seed
-        last = Episode(paths[-1])
-        if differences := last.spec.differences(self.spec):
-            raise EpisodeError(
-                f"{self.folder} holds other episodes (here: in the folder, there: asked for): {'; '.join(differences)}"
-                ". Ask for the same, or name another folder"
-            )
-        following = FIRST_SEED if last.seed is None else last.seed + 1
-        return int(paths[-1].stem.split("_")[1]) + 1, len(paths), following if seed is None else seed
+        episodes = [Episode(path) for path in paths]
+        for episode in episodes:
+            if differences := episode.spec.differences(self.spec):
+                raise EpisodeError(
+                    f"{self.folder} holds other episodes (here: in the folder, there: asked for): "
+                    f"{'; '.join(differences)}. Ask for the same, or name another folder"
+                )
+        seeds = [episode.seed for episode in episodes if episode.seed is not None]
+        following = max(seeds) + 1 if seeds else FIRST_SEED
+        return episode_number(paths[-1]) + 1, len(paths), following if seed is None else seed

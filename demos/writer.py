@@ -129,7 +129,11 @@ class EpisodeWriter:
             self._disk.check()
 
     def close(self, success: bool, success_published: bool, attributes: Mapping[str, Any] | None = None) -> Path:
-        """Completes the file, adds root attributes known only now, and gives it its name. Returns its path."""
+        """Completes the file, adds root attributes known only now, and gives it its name.
+
+        Returns:
+            Its path: another file that took the name meanwhile is not replaced, the number in the name counts up then.
+        """
         with self._writing():
             if not self._steps["action"]:
                 raise EpisodeError(f"{self.path}: has no steps; append at least one before close")
@@ -142,6 +146,7 @@ class EpisodeWriter:
             attribute.write(self._file, {**(attributes or {}), **told})
             self._file.close()
             self._disk.complete()
+        self.path = self._disk.path
         return self.path
 
     def abort(self) -> None:

@@ -4,7 +4,8 @@
     python scripts/record.py --task transfer_cube --operator mixed --out data/mixed
     python scripts/record.py --task transfer_cube --episodes 2 --out data/tiny          # seconds on a CPU
 
-Only successful episodes are kept, exactly as many as asked for. The same command goes on with a half-filled folder.
+Only successful episodes are kept, exactly as many as asked for. The same command goes on with a half-filled folder,
+behind the highest number and seed in it: it replaces no file, and does not record again what was deleted.
 Started by torchrun, on machines that share the folder, every process records its share; the episodes are the same.
 """
 
@@ -83,6 +84,9 @@ def main(args: Args) -> None:
         return
     written = sum(path.stat().st_size for path in args.out.glob("episode_*.hdf5")) / 1e6
     print(f"{args.out}: {done.episodes} episodes, {written:.1f} MB; {done.rejected} failed attempts were rejected")
+    if done.missing:
+        names = ", ".join(f"episode_{number}" for number in done.missing[:5]) + (", …" if len(done.missing) > 5 else "")
+        print(f"{args.out}: no file has the name {names}; what was deleted is not recorded again")
 
 
 if __name__ == "__main__":
