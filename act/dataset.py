@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from act.device import free_memory
 from act.errors import ConfigError
-from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
+from act.keyframes import keyframes
 from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
 from act.starts import ShuffledStarts, balanced, begun
+from act.targets import describe_changes, starts_of, targets_of
 from act.threads import allowed_cores
 from act.train_config import LearnFrom
 from demos import kinematics
@@ -61,6 +62,7 @@ class ChunkDataset:
         spec: what the episodes contain.
         train, val: (N,) int64 starts of the two splits.
         longest: steps of the longest episode, as far as they stand on the time line.
+        changes: one line that says what is learnt otherwise than the files have it.
 
     Raises:
         EpisodeError: a file is damaged, or files disagree.
@@ -90,18 +92,12 @@ class ChunkDataset:
             raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
 
         self.episodes = [Episode(path) for path in self.paths]
-        # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
-        targets = [e.action if e.expert_action is None else e.expert_action for e in self.episodes]
-        names = self.spec.joint_names
-        meant = None  # (T, A) of each episode
-        if skip_misses:
-            meant = [meant_steps(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
-            targets = [as_meant(target, e.qpos, names) for target, e in zip(targets, self.episodes, strict=True)]
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
-        self._kept = [
-            moving_steps(target, names, chunk_size + 1).nonzero()[0] if skip_pauses else np.arange(len(target))
-            for target in targets
+        self.targets = [
+            targets_of(episode, chunk_size + 1, skip_pauses=skip_pauses, skip_misses=skip_misses)
+            for episode in self.episodes
         ]
+        self._kept = [each.kept for each in self.targets]
         longest = self.longest = max(map(len, self._kept))
         if chunk_size > longest:
             raise ConfigError(
@@ -109,10 +105,11 @@ class ChunkDataset:
                 f"{longest} steps; use --chunk-size {longest} or less"
             )
         self.qpos = self._joined("qpos")  # (S, J)
-        self.action = self._on_time_line(targets)  # (S, A)
-        self._lines = None if meant is None else _lines(self._on_time_line(meant))
-        pairs = zip(targets, self.episodes, strict=True)
-        told = [keyframes(target, each.qpos, names, from_grasp=instructed) for target, each in pairs]
+        self.action = self._on_time_line([each.action for each in self.targets])  # (S, A)
+        meant = [each.meant for each in self.targets if each.meant is not None]
+        self._lines = _lines(self._on_time_line(meant)) if meant else None
+        names, pairs = self.spec.joint_names, zip(self.targets, self.episodes, strict=True)
+        told = [keyframes(each.action, e.qpos, names, from_grasp=instructed) for each, e in pairs]
         self.keyframe = self._on_time_line(told)  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
@@ -129,7 +126,7 @@ class ChunkDataset:
         self._last = (ends - 1)[self._episode]  # (S,) index of the last action of a start's episode
         seeds = [("file", str(e.path)) if e.seed is None else ("seed", e.seed) for e in self.episodes]
         is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
-        taken = self._on_time_line([_taken(episode, learn_from) for episode in self.episodes])
+        taken = self._on_time_line([starts_of(episode, learn_from) for episode in self.episodes])
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
         if len(self.spec.env_ids) > 1:
             tasks = [self.spec.env_ids.index(episode.spec.env_id) for episode in self.episodes]
@@ -138,6 +135,7 @@ class ChunkDataset:
         if beginnings:
             step = torch.arange(len(self.qpos)) - self._first[self._episode]
             self.train = begun(self.train, step, beginnings)
+        self.changes = describe_changes(self.episodes, self.targets, learn_from)
         self._phrasing, self.sentences = None, list[str]()
         if instructed:
             self._tell()
@@ -370,13 +368,6 @@ def _from_fields(fields: dict[str, Tensor]) -> Batch:
     images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
     observation = Observation(fields["qpos"], images, fields.get("env_state"), instruction=fields.get("instruction"))
     return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"], fields["keyframe"])
-
-
-def _taken(episode: Episode, learn_from: LearnFrom) -> np.ndarray:
-    """(T,) bool, the steps of an episode that are starts."""
-    if learn_from == "all" or episode.human is None:
-        return np.full(episode.length, learn_from != "human")
-    return episode.human
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

@@ -9,9 +9,9 @@ All are read off the commands and the joints alone, so they need no simulator an
   A keyframe holds until the gripper has visibly done half of what it does there. Were it over as soon as the command
   begins to change, nothing that can be seen would tell whether a hand at an object still has to grasp it, and a
   policy that takes the next keyframe for this one turns back above the object.
-- A *miss* is a closing of a gripper on nothing that was undone and tried again. Nobody means to miss, and a policy that
-  is shown misses closes its hands in the air. What is learnt from is what was meant: a gripper that stays open and, as
-  the way to a miss leads beside the object, an arm that does not go there, or that leaves it at once.
+- A *failed grasp* (`act.grippers`) is a closing on nothing that was undone and tried again. A policy that is shown them
+  closes its hands in the air. The training targets are what was meant: a gripper that stays open and, as the way to a
+  failed grasp leads beside the object, an arm that does not go there, or that leaves it at once.
 - A *pause* is a stretch in which neither arm nor gripper moves. A policy without memory that is shown standing still
   learns to stand still, so training leaves the pauses out of its time line.
 """
@@ -20,93 +20,48 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from act.grippers import APPROACH, FailedGrasp, arms_of, closing_sign, find_failed_grasps, gripper_events
 from demos import kinematics
 
-TURN = 0.3  # share of its span that a gripper must travel for its turn to count
 SLOW = 0.1  # share of the usual speed below which an arm stands still
 CLOSE = 0.05  # rad, sum over an arm: as good as the same
 SETTLES = 10  # steps of every pause that are kept: the arms lag behind their commands
 
 
-def arms_of(joint_names: Sequence[str]) -> list[tuple[slice, int]]:
-    """The joints of each arm, its gripper's column being the last of them; empty for robots without grippers.
+def as_meant(
+    action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str], failed: Sequence[FailedGrasp] | None = None
+) -> np.ndarray:
+    """The commands of an episode without its failed grasps: `action` and `qpos` (T, A) in physical units → (T, A).
 
-    A joint whose name contains "gripper" ends an arm, as in ALOHA's layout.
+    Args:
+        failed: the failed grasps, if they were found already.
     """
-    grippers = [i for i, name in enumerate(joint_names) if "gripper" in name]
-    starts = [0, *(i + 1 for i in grippers)]
-    return [(slice(start, gripper + 1), gripper) for start, gripper in zip(starts, grippers, strict=False)]
-
-
-def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
-    """First and last step of each closing and opening of a gripper (T,): from turn to turn, at least `TURN` of `span`
-    apart; smaller ones are noise.
-    """
-    events: list[tuple[int, int]] = []
-    low = high = 0  # steps of the extremes since the last turn
-    direction = 0
-    for t, value in enumerate(gripper):
-        if value >= gripper[high]:
-            high = t
-        if value <= gripper[low]:
-            low = t
-        if direction <= 0 and value - gripper[low] > TURN * span:
-            events.append((low, t))
-            direction, high = 1, t
-        elif direction >= 0 and gripper[high] - value > TURN * span:
-            events.append((high, t))
-            direction, low = -1, t
-        if direction > 0:
-            if high == t:
-                events[-1] = (events[-1][0], t)
-                low = t
-        elif direction < 0 and low == t:
-            events[-1] = (events[-1][0], t)
-            high = t
-    return events
-
-
-def as_meant(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """The commands of an episode without its misses: `action` and `qpos` (T, A) in physical units → (T, A)."""
     meant = action.copy()
-    for joints, start, _, following in _misses(action, qpos, joint_names):
-        gripper, meanwhile = joints.stop - 1, slice(start, following + 1)
-        command = action[:, gripper]
-        meant[meanwhile, gripper] = np.maximum(command[meanwhile], min(command[start], command[following]))
+    for grasp in find_failed_grasps(action, qpos, joint_names) if failed is None else failed:
+        gripper, meanwhile = grasp.joints.stop - 1, slice(grasp.start, grasp.following + 1)
+        command = action[:, gripper] * grasp.sign
+        open_enough = min(command[grasp.start], command[grasp.following])
+        meant[meanwhile, gripper] = np.maximum(command[meanwhile], open_enough) * grasp.sign
     return meant
 
 
-def meant_steps(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> np.ndarray:
-    """(T, A) bool: the commands of an episode without an arm's ways to its misses and back, `action` and `qpos` (T, A).
+def meant_steps(
+    action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str], failed: Sequence[FailedGrasp] | None = None
+) -> np.ndarray:
+    """(T, A) bool: the commands of an episode without an arm's ways to its failed grasps and back; as `as_meant`.
 
     A way begins and ends where the arm and its gripper come closest to where they were, and is as long as it can be.
     """
     keep = np.ones(action.shape, dtype=bool)
-    for joints, start, stop, following in _misses(action, qpos, joint_names):
-        arm = action[:, joints]
-        apart = np.abs(arm[: start + 1, None] - arm[None, stop : following + 1]).sum(axis=-1)
+    for grasp in find_failed_grasps(action, qpos, joint_names) if failed is None else failed:
+        arm, first = action[:, grasp.joints], max(0, grasp.start - APPROACH)
+        there = arm[first : grasp.start + 1]
+        back = arm[grasp.stop : min(grasp.following, grasp.stop + APPROACH) + 1]
+        apart = np.abs(there[:, None] - back[None]).sum(axis=-1)
         leaves, returns = np.nonzero(apart <= apart.min() + CLOSE)
         longest = (returns - leaves).argmax()
-        keep[leaves[longest] : stop + returns[longest], joints] = False
+        keep[first + leaves[longest] : grasp.stop + returns[longest], grasp.joints] = False
     return keep
-
-
-def _misses(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str]) -> list[tuple[slice, int, int, int]]:
-    """[(an arm, the first and the last step of its closing on nothing, the first of the closing that follows), …].
-
-    Something in a gripper keeps it from following its command. It has closed on nothing where this gap is less than
-    half of that in its last closing.
-    """
-    found = []
-    for joints, gripper in arms_of(joint_names):
-        command, opening = action[:, gripper], qpos[:, gripper]
-        events = gripper_events(command, max(float(np.ptp(command)), 1e-3))
-        closings = [(start, stop) for start, stop in events if command[stop] < command[start]]
-        gaps = [opening[start : stop + SETTLES].min() - command[stop] for start, stop in closings]
-        for (start, stop), (following, _), gap in zip(closings, closings[1:], gaps, strict=False):
-            if gap < gaps[-1] / 2:
-                found.append((joints, start, stop, following))
-    return found
 
 
 def keyframe_dim(joint_names: Sequence[str]) -> int:
@@ -133,7 +88,8 @@ def keyframes(action: np.ndarray, qpos: np.ndarray, joint_names: Sequence[str], 
         if span < 1e-3:
             continue
         events = gripper_events(opening, span)
-        if from_grasp and len(events) > 1 and opening[events[0][1]] > opening[events[0][0]]:
+        opens_first = len(events) > 1 and opening[events[0][1]] > opening[events[0][0]]
+        if from_grasp and len(events) > 1 and opens_first == (closing_sign(opening, qpos[:, gripper]) > 0):
             events = events[1:]
         for start, stop in reversed(events):
             until = start + _half_way(qpos[start : stop + SETTLES, gripper])
@@ -162,7 +118,7 @@ def moving_steps(action: np.ndarray, joint_names: Sequence[str], keep_end: int) 
         speed[:, gripper] /= max(float(np.ptp(action[:, gripper])), 1e-3)
     arms = np.delete(speed, grippers, axis=1).max(axis=1, initial=0.0)
     window = np.ones(5) / 5
-    arms = np.convolve(arms, window, mode="same")
+    arms = np.convolve(arms, window)[2 : 2 + len(arms)]  # mode "same" is at least as long as the window
     usual = np.quantile(arms, 0.9)
     still = (arms < SLOW * usual) & (speed[:, grippers].max(axis=1, initial=0.0) < 0.005)
     keep = ~still

@@ -15,6 +15,8 @@ BASE_DISTANCE = 0.469  # m from a base to the middle of the table
 UPPER_ARM = np.array([0.05955, 0.0, 0.3])
 FOREARM = np.array([0.2 + 0.1, 0.0, 0.0])
 HAND = np.array([0.069744 + 0.135, 0.0, 0.0])
+GRIPPER_RANGE = ((0.021 - 0.01844) / 0.03956, (0.057 - 0.01844) / 0.03956)
+"""What simulated grippers reach, 0 closed … 1 open: the finger joint's range in m, (x - closed) / (open - closed)."""
 
 
 def knows(joint_names: Sequence[str]) -> bool:

@@ -9,9 +9,11 @@ import torch
 from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act import dataset as dataset_module
+from act import targets as targets_module
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.keyframes import SETTLES, arms_of, as_meant, gripper_events, keyframe_dim, keyframes, meant_steps, moving_steps
+from act.grippers import arms_of, gripper_events
+from act.keyframes import SETTLES, as_meant, keyframe_dim, keyframes, meant_steps, moving_steps
 from act.policies import ACTConfig, ACTPolicy, Observation, backbones
 from act.policies.seeing import ELSEWHERE, LOOKS, remembered
 from demos.episode import Episode
@@ -64,7 +66,7 @@ def test_the_way_to_a_miss_and_back_was_not_meant():
     action = np.zeros((121, 14))
     action[:, 0] = np.linspace(0, 1, 121)  # the left arm moves all the while
     action[:, 7] = ramp((0, 0.0), (20, 1.0), (40, 1.0), (60, 1.0), (80, 1.0), (120, 1.0))  # over the object at step 20
-    action[:, 8] = ramp((0, 0.0), (20, 0.0), (40, 0.5), (60, 0.5), (80, 0.01), (100, 0.01), (120, 0.01))  # beside it
+    action[:, 8] = ramp((0, 0.0), (20, 0.0), (40, 0.1), (60, 0.1), (80, 0.01), (100, 0.01), (120, 0.01))  # beside it
     action[:, 13] = ramp((0, 1.0), (40, 1.0), (50, 0.0), (60, 0.0), (70, 1.0), (100, 1.0), (110, 0.0), (120, 0.0))
     qpos = np.maximum(action, 0.5 * (np.arange(121) > 90)[:, None])
     keep = meant_steps(action, qpos, ALOHA_JOINTS)
@@ -173,7 +175,7 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 
 def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
-    monkeypatch.setattr(dataset_module, "as_meant", lambda action, qpos, names: action + qpos)
+    monkeypatch.setattr(targets_module, "as_meant", lambda action, qpos, names, failed: action + qpos)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
     meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
     np.testing.assert_allclose(found.action, meant)
@@ -182,12 +184,12 @@ def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypat
 def test_an_arm_that_misses_goes_on_from_where_it_comes_back(tmp_path, monkeypatch):
     write_episodes(tmp_path)
 
-    def meant_steps(action: np.ndarray, qpos: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def meant_steps(action: np.ndarray, qpos: np.ndarray, names: Sequence[str], failed: object) -> np.ndarray:
         meant = np.ones(action.shape, dtype=bool)
         meant[3:8, 7:] = False
         return meant
 
-    monkeypatch.setattr(dataset_module, "meant_steps", meant_steps)
+    monkeypatch.setattr(targets_module, "meant_steps", meant_steps)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
     first, last = found.episodes[0], found.episodes[0].length - 1
     batch = found.gather(torch.tensor([1, 4, 8, last - 1]))

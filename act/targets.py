@@ -1,0 +1,88 @@
+"""What a policy learns from an episode: which steps, which commands, and one line that says what was changed.
+
+commands as recorded, or as the expert intended them where the file has both
+  → without failed grasps    (`act.grippers`, skip_misses)
+  → without idle steps       (`act.keyframes.moving_steps`, skip_pauses)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from act.grippers import FailedGrasp, find_failed_grasps
+from act.keyframes import as_meant, meant_steps, moving_steps
+from act.normalizer import MIN_STD
+from act.train_config import LearnFrom
+from demos import kinematics
+from demos.episode import Episode
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is learnt from one episode of T steps.
+
+    Attributes:
+        action: (T, A) commands, as in the file but for failed grasps.
+        meant: (T, A) bool, False where an arm is on its way to a failed grasp or back; None where all is meant.
+        kept: (N,) the steps that are learnt from, in order.
+        failed: the failed grasps that are not learnt.
+    """
+
+    action: np.ndarray
+    meant: np.ndarray | None
+    kept: np.ndarray
+    failed: Sequence[FailedGrasp]
+
+
+def targets_of(episode: Episode, keep_end: int, *, skip_pauses: bool, skip_misses: bool) -> Targets:
+    """What is learnt from an episode.
+
+    Args:
+        keep_end: of a pause at the end, so many steps are kept.
+        skip_pauses: leave idle steps out.
+        skip_misses: leave failed grasps out.
+    """
+    # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
+    action = episode.action if episode.expert_action is None else episode.expert_action
+    names, meant, failed = episode.spec.joint_names, None, list[FailedGrasp]()
+    if skip_misses:
+        known = episode.sim and kinematics.knows(names)
+        failed = find_failed_grasps(action, episode.qpos, names, kinematics.GRIPPER_RANGE if known else None)
+        meant = meant_steps(action, episode.qpos, names, failed)
+        action = as_meant(action, episode.qpos, names, failed)
+    kept = moving_steps(action, names, keep_end).nonzero()[0] if skip_pauses else np.arange(len(action))
+    return Targets(action, meant, kept, failed)
+
+
+def starts_of(episode: Episode, learn_from: LearnFrom) -> np.ndarray:
+    """(T,) bool, the steps of an episode that are starts."""
+    if learn_from == "all" or episode.human is None:
+        return np.full(episode.length, learn_from != "human")
+    return episode.human
+
+
+def describe_changes(episodes: Sequence[Episode], targets: Sequence[Targets], learn_from: LearnFrom) -> str:
+    """One line: what is learnt otherwise than the files have it."""
+    changes = []
+    if failed := sum(len(each.failed) for each in targets):
+        where = sum(bool(each.failed) for each in targets)
+        changes.append(f"{failed} failed grasps removed (in {where} of {len(episodes)} episodes)")
+    steps = sum(episode.length for episode in episodes)
+    if idle := steps - sum(len(each.kept) for each in targets):
+        changes.append(f"{idle} of {steps} steps left out as idle")
+    unused = sum(int((~starts_of(episode, learn_from)[each.kept]).sum()) for episode, each in _pairs(episodes, targets))
+    if unused:
+        changes.append(f"{unused} steps left out by --learn-from {learn_from}")
+    intended = sum(episode.expert_action is not None for episode in episodes)
+    if intended:
+        changes.append(f"commands as the expert intended them in {intended} episodes")
+    still = np.concatenate([each.action for each in targets]).std(axis=0) < MIN_STD
+    names = [name for name, never in zip(episodes[0].spec.joint_names, still, strict=True) if never]
+    if names:
+        changes.append(f"constant, as they hardly move: {', '.join(names)}")
+    return f"targets: {'; '.join(changes) or 'all steps and commands as recorded'}"
+
+
+def _pairs(episodes: Sequence[Episode], targets: Sequence[Targets]) -> list[tuple[Episode, Targets]]:
+    return list(zip(episodes, targets, strict=True))
