@@ -135,7 +135,7 @@ def test_the_first_grasp_is_the_first_keyframe_in_either_direction():
 
 
 def test_time_and_memory_grow_with_the_length_of_an_episode():
-    action, qpos = demonstration(*([0.0, 0.5] * 2))
+    action, _ = demonstration(*([0.0, 0.5] * 2))
     between = np.repeat(action[-1:], 20_000, axis=0)
     for pieces in ((action, between), (between, action), (action[:130], between, action[130:])):
         long = np.concatenate(pieces)
