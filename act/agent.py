@@ -27,6 +27,8 @@ class PolicyAgent:
         instruct: what the policy is told to do in the episode of a seed, if it is told; None is to say nothing.
 
     Attributes:
+        first_sample: number of the first of a wave's episodes among those of its seed; 0 unless earlier ones were left
+            out.
         cameras: the cameras it looks at.
         latencies: seconds of each query of the policy, copies to and from the device included. The first query is
             left out: it pays for the warming up.
@@ -43,6 +45,7 @@ class PolicyAgent:
     ):
         self.policy, self.executor = policy.eval(), executor
         self.cameras = policy.cameras
+        self.first_sample = 0
         self.latencies: list[float] = []
         self._device = next(policy.parameters()).device
         self._dtype = dtype
@@ -56,7 +59,7 @@ class PolicyAgent:
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         """A new wave of N = len(seeds) episodes begins."""
         self.executor.reset(len(seeds))
-        times = [list(seeds[:i]).count(seed) for i, seed in enumerate(seeds)]
+        times = [self.first_sample + list(seeds[:i]).count(seed) for i, seed in enumerate(seeds)]
         self._chances = [
             np.random.default_rng([seed, 0xAC7, *([again] if again else [])])
             for seed, again in zip(seeds, times, strict=True)

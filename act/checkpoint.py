@@ -96,7 +96,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_policy(
-    path: Path | str, device: torch.device | str = "auto", sampling: Mapping[str, Any] | None = None
+    path: Path | str,
+    device: torch.device | str = "auto",
+    sampling: Mapping[str, Any] | None = None,
+    text_encoder: str | None = None,
 ) -> Policy:
     """The trained policy, in evaluation mode, with its averaged (EMA) weights where there are any.
 
@@ -104,9 +107,11 @@ def load_policy(
         path: a checkpoint file or a run folder, see `find_checkpoint`.
         sampling: settings of the policy that change how it answers and not what it learnt, if not as it was trained:
             see `act.policies.config.SAMPLING`.
+        text_encoder: the `module:function` that the user names, to embed sentences that are new to the policy. One that
+            only the checkpoint names does not run.
 
     Raises:
-        ConfigError: there is no usable checkpoint, no such device, or the policy has no such setting.
+        ConfigError: there is no usable checkpoint, no such device, the policy has no such setting or another encoder.
     """
     path, device = find_checkpoint(path), pick_device(str(device))
     contents = read_checkpoint(path)
@@ -124,11 +129,16 @@ def load_policy(
         policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
         policy.load_state_dict(weights)
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
-        if told := contents.get("sentences"):
-            policy.sentences = Sentences(**told)
+        if policy.sentences is not None:
+            stored = contents.get("sentences") or policy.sentences.to_dict()
+            policy.sentences = Sentences.from_checkpoint(stored)
     except Exception as error:  # unknown settings or values, or weights of other names and shapes
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{path} does not fit this version ({reason}); use the version that wrote it") from error
+    if text_encoder is not None:
+        if policy.sentences is None:
+            raise ConfigError(f"{path} takes no instructions; leave --text-encoder out")
+        policy.sentences.trust(text_encoder)
     if wrong := [name for name, value in policy.state_dict().items() if not torch.isfinite(value).all()]:
         raise ConfigError(f"{path}: weights {wrong[0]} are NaN or infinite; use another checkpoint of its run")
     return policy.to(device).eval()

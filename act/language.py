@@ -6,8 +6,9 @@ which differences between vectors do not matter.
 """
 
 import importlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class MiniLM:
 
 
 def text_encoder(name: str) -> TextEncoder:
-    """The encoder called `minilm`, or what `module:function` makes.
+    """The encoder called `minilm`, or what `module:function` makes: this imports and runs what the name says.
 
     Raises:
         ConfigError: there is none of this name.
@@ -72,7 +73,8 @@ class Sentences:
     """Sentences as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
 
     Args:
-        encoder: the name of the text encoder.
+        encoder: the name of the text encoder, which runs when a sentence is new: the user must have chosen it. For what
+            a checkpoint names, see `from_checkpoint`.
         dim: how many numbers it makes of a sentence.
         known: sentences that it was asked for before, `vectors` (N, dim) what it made of them.
         mean, whitening: (dim,) and (dim, dim), what `fit` found.
@@ -93,16 +95,53 @@ class Sentences:
         self._mean = torch.zeros(dim) if mean is None else mean
         self._whitening = whitening
         self._encoder: TextEncoder | None = None
+        self._may_run = True
+
+    @classmethod
+    def from_checkpoint(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. An encoder that a checkpoint names does not run unless it is minilm: it is code."""
+        sentences = cls(**stored)
+        sentences._may_run = sentences.encoder == "minilm"
+        return sentences
+
+    def trust(self, encoder: str) -> None:
+        """Lets the encoder run, which the user names.
+
+        Raises:
+            ConfigError: it is another one.
+        """
+        if encoder != self.encoder:
+            raise ConfigError(
+                f"--text-encoder names {encoder!r}, and the policy was trained with {self.encoder!r}, which makes "
+                f"{self.dim} numbers of a sentence; name that one, or leave the flag out"
+            )
+        self._may_run = True
 
     def __call__(self, sentences: Sequence[str | None]) -> Tensor:
         """(N, dim) float32. Of None, which is to say nothing, it is zeros: that means all sentences and none.
 
         Raises:
-            ConfigError: the encoder makes vectors of another length, or see `text_encoder`.
+            ConfigError: the encoder makes vectors of another length, see also `check` and `text_encoder`.
         """
         self._embed([sentence for sentence in sentences if sentence is not None])
         told = torch.stack([self._mean if each is None else self._known[each] for each in sentences]) - self._mean
         return told if self._whitening is None else told @ self._whitening
+
+    def check(self, sentences: Iterable[str | None]) -> None:
+        """Refuses sentences that are new where the encoder does not run.
+
+        Raises:
+            ConfigError: names the first of them.
+        """
+        if self._may_run:
+            return
+        for sentence in sentences:
+            if sentence is not None and sentence not in self._known:
+                raise ConfigError(
+                    f"{sentence!r} is new to the policy, and its text encoder {self.encoder!r} is code that a "
+                    "checkpoint must not start; if you trust it, name it yourself: --text-encoder "
+                    f"{shlex.quote(self.encoder)}"
+                )
 
     def fit(self, meanings: Sequence[Sequence[str]]) -> None:
         """Learns what does not matter: how the sentences differ that mean the same, as those of each of `meanings` do.
@@ -130,6 +169,7 @@ class Sentences:
         new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._known]
         if not new:
             return
+        self.check(new)
         self._encoder = self._encoder or text_encoder(self.encoder)
         vectors = torch.from_numpy(np.array(self._encoder(new)))
         if vectors.shape[1] != self.dim:
@@ -140,7 +180,7 @@ class Sentences:
         self._known |= zip(new, vectors, strict=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a checkpoint; `Sentences(**…)` is the inverse."""
+        """For a checkpoint; `from_checkpoint` is the inverse."""
         vectors = torch.stack(list(self._known.values())) if self._known else None
         learnt = {"mean": self._mean, "whitening": self._whitening}
         return {"encoder": self.encoder, "dim": self.dim, "known": list(self._known), "vectors": vectors, **learnt}

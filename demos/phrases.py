@@ -270,10 +270,16 @@ def told(env_id: str, way: str, seed: int) -> list[str]:
     return [known[i] for i in rng.permutation(len(known))[:TOLD]]
 
 
+def phrasing(env_id: str, way: str, seed: int, unseen: bool = False) -> str | None:
+    """The instruction of the episode of a seed, in which a way is asked for; None if none are known."""
+    known = UNSEEN.get(env_id, {}).get(way, ()) if unseen else told(env_id, way, seed)
+    return known[seed % len(known)] if known else None
+
+
 def order(env_id: str, seed: int) -> str:
-    """Words for what is to be done in the episode of a seed: one of the task's ways, any as often as the others; "" if
-    none are known."""
-    return next(iter(told(env_id, choose(SEEN.get(env_id, {"": ()}), seed), seed)), "")
+    """The instruction of the episode of a seed: one of the task's ways, any as often as the others; "" if none are
+    known."""
+    return phrasing(env_id, choose(SEEN.get(env_id, {"": ()}), seed), seed) or ""
 
 
 def attributes(env_id: str, way: str, seed: int, given: Sequence[str] = ()) -> dict[str, str | list[str]]:

@@ -55,3 +55,14 @@ def env_id(task: str) -> str:
     if task not in TASKS:
         raise EnvError(f"unknown task {task!r}; known tasks: {', '.join(TASKS)}")
     return TASKS[task]
+
+
+def check_registered(name: str) -> None:
+    """Refuses what is no id of a registered environment. Of "module:Name-v0" Gymnasium would import the module, and the
+    id may come from a data file or a checkpoint, which must not name code to run.
+
+    Raises:
+        EnvError: the message lists the known tasks.
+    """
+    if name not in gym.registry:
+        raise EnvError(f"there is no environment {name!r}; known tasks: {', '.join(TASKS)}")

@@ -35,31 +35,34 @@ def evaluate(
     seeds: Sequence[int],
     progress: Callable[[int], object] = lambda ended: None,
     watch: Callable[[Step], object] = lambda step: None,
+    asked: Callable[[int], str] = lambda seed: "",
 ) -> list[EpisodeResult]:
     """Roll out one episode per seed and judge it. A wave of episodes ends once all of them have succeeded.
 
     Args:
         progress: called with the number of episodes that have just ended.
         watch: called with every `Step` (to film it, say).
+        asked: the variant of the task that the agent is asked for in the episode of a seed; "" for any.
     """
     results: list[EpisodeResult] = []
     wave: list[Step] = []
-    for step in rollout(venv, agent, seeds, enough=_all_succeeded):
+    for step in rollout(venv, agent, seeds, enough=all_succeeded):
         watch(step)
         step.observation.clear()  # pictures of a whole wave would fill the memory
         wave.append(step)
         if step.last:
-            results += _judge(wave)
+            results += _judge(wave, asked)
             wave = []
             progress(len(step.seeds))
     return results
 
 
-def _all_succeeded(info: Mapping[str, np.ndarray]) -> bool:
+def all_succeeded(info: Mapping[str, np.ndarray]) -> bool:
+    """Whether a wave may end: all its episodes are strict and published successes."""
     return bool(np.all(info["is_success"] & info["is_success_published"]))
 
 
-def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
+def _judge(wave: Sequence[Step], asked: Callable[[int], str]) -> list[EpisodeResult]:
     """Results of episodes that ran side by side, from all their steps."""
     strict = np.stack([step.info["is_success"] for step in wave])  # (T, n), stays true once reached
     stages = np.stack([step.reward for step in wave]).max(axis=0)
@@ -76,6 +79,7 @@ def _judge(wave: Sequence[Step]) -> list[EpisodeResult]:
             success_step=int(strict[:, i].argmax()) if strict[-1, i] else None,
             jerk=float(command_jerk(actions[: lengths[i], i : i + 1])[0]),
             way="".join(name.removeprefix("way/") for name in ways if wave[-1].info[name][i]),
+            asked=asked(seed),
         )
         for i, seed in enumerate(wave[-1].seeds)
     ]

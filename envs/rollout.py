@@ -14,6 +14,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from envs import check_registered
+
 VectorEnv = AsyncVectorEnv | SyncVectorEnv
 """Environments side by side, in processes of their own or in this one."""
 
@@ -55,8 +57,10 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
     """`num_envs` lazy environments, in a process each when `parallel` (default: when there are several).
 
     Raises:
-        EnvError: as the environment does; it is built once here, so that a mistake shows before workers start.
+        EnvError: there is no such environment, or as the environment does; it is built once here, so that a mistake
+            shows before workers start.
     """
+    check_registered(env_id)
 
     def build() -> gym.Env:
         import envs  # noqa: F401 - registers the tasks, in a worker too

@@ -8,33 +8,27 @@ another order. Started by torchrun, every process rolls out its share of the see
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
 
-from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
+from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from act.policies.config import SAMPLING, Sample
 from act.run_folder import find_checkpoint
-from demos.experts import choose
-from demos.phrases import SEEN, UNSEEN, told
-from demos.record import spec_of
-from demos.spec import EpisodeSpec
-from envs import env_id, short_name
+from envs import short_name
 from envs.film import Film
 from envs.results import EpisodeResult, evaluate, summarize
-from envs.rollout import make_vector_env
+from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
 from scripts.tracking import Tracker
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.agent import PolicyAgent
-    from act.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -53,34 +47,10 @@ class Args:
     """Environments that run side by side, a process each; the policy answers all of them at once."""
     task: str | None = None
     """Task to run in; default: the one that the policy was trained on. all: one after the other, all of those."""
-    instruction: str | None = None
-    """What a policy that listens is told in every episode; default: one of the phrasings of the task, another one in
-    every episode, and of the task's ways too."""
-    phrases: Literal["seen", "unseen", "none"] = "seen"
-    """Which phrasings these are: of the grammar that demonstrations are told with, others that mean the same, or none:
-    numbers that mean all instructions and no particular one."""
-    way: str | None = None
-    """Of a task with several ways: the one that is asked for in every episode."""
-    execute: int | None = None
-    """Execute this many actions of each chunk before the policy looks again, without ensembling."""
-    ensemble: float | None = None
-    """Temporal ensembling with this coefficient: the policy looks every --every steps. By default 0.01, as in the
-    paper, with ten looks a chunk."""
-    every: int = 1
-    """With --ensemble: steps between two looks."""
-    sample: Sample = "mean"
-    """Of several ways to go on, which a learned prior of z may tell apart: mean takes the one in their middle, episode
-    draws one for the whole episode, chunk draws anew at every look."""
-    sampling_steps: int | None = None
-    """Of flow matching and diffusion: steps from noise to a chunk; default: as the policy was trained with."""
-    temperature: float | None = None
-    """Of autoregressive policies and flows: below 1, what is drawn is less varied."""
-    top_p: float | None = None
-    """Of autoregressive policies: draw among the most likely tokens that together have this probability."""
-    codes: Literal["gaussian", "code"] | None = None
-    """Of autoencoders: draw z from a normal distribution fitted to the codes, or take one of them."""
-    horizon: int | None = None
-    """Steps of an episode; default: 1.2 times what the longest demonstration took without its pauses, at least 400."""
+    agent: Annotated[AgentSettings, OmitArgPrefixes] = field(default_factory=AgentSettings)
+    text_encoder: str | None = None
+    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
+    than minilm run only if you name them here."""
     videos: int = 0
     """How many of the episodes to film, failures not sorted out; what the policy is told is written in."""
     video_dir: Path | None = None
@@ -89,127 +59,64 @@ class Args:
     """Write settings, summary and per-seed results to this file."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Precision of the policy; auto is bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16, where it is faster."""
-    compile: bool = False
-    """Compile the policy: a minute at the start, faster answers."""
     wandb: Literal["offline", "online", "disabled"] = "disabled"
     """Log to the W&B run of the run folder."""
     wandb_project: str | None = None
     """Its project; without it, WANDB_PROJECT or W&B's own default."""
 
 
-def executor_for(args: Args, policy: "Policy") -> ChunkExecutor:
-    if args.ensemble is not None:
-        return TemporalEnsemble(policy.chunk_size, args.ensemble, args.every)
-    if args.execute is not None:
-        return RecedingHorizon(policy.chunk_size, args.execute)
-    return default_executor(policy.chunk_size)
-
-
 def main(args: Args) -> None:
     for name in ("episodes", "num_envs", "draws"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
-    if args.draws > 1 and (args.sample == "mean" or args.videos):
+    if args.draws > 1 and (args.agent.sample == "mean" or args.videos):
         wrong = "--videos films each seed once" if args.videos else "--sample mean draws nothing"
         raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
     checkpoint = find_checkpoint(args.checkpoint)
 
-    from act.agent import PolicyAgent
     from act.checkpoint import load_policy
-    from act.device import pick_device, pick_dtype
+    from act.device import pick_device
     from act.distributed import join_world
 
     with join_world() as world:
         device = pick_device(world.device(args.device))
-        sampling = {name: value for name in SAMPLING if (value := getattr(args, name)) is not None}
-        policy = load_policy(checkpoint, device, sampling)
+        policy = load_policy(checkpoint, device, args.agent.sampling, args.text_encoder)
+        args = replace(args, agent=resolved(args.agent, policy))
         seeds = range(args.seed, args.seed + args.episodes)
         # The newest few checkpoints of a run lie one folder further down.
         folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         video_dir = args.video_dir or folder / "rollout"
-        dtype = pick_dtype(args.dtype, device)
-        tasks = tasks_of(args, policy.spec)
+        tasks = tasks_of(args.checkpoint, policy.spec, args.task, several=True)
         for task in tasks:
             place = video_dir / short_name(task) if len(tasks) > 1 else video_dir
             films = {seed: place / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
-            asked, instruct = orders(args, task, policy)
-            agent = PolicyAgent(policy, executor_for(args, policy), args.compile, dtype, args.sample, instruct)
+            agent = agent_from(args.agent, policy, task)
             mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films)
             shares = world.gather((mine, agent.latencies))
             if not world.is_main:
                 continue
-            own = replace(args, horizon=args.horizon or policy.horizon)
+            own = args
             if len(tasks) > 1 and args.json is not None:
-                own = replace(own, json=args.json.with_stem(f"{args.json.stem}_{short_name(task)}"))
+                own = replace(args, json=args.json.with_stem(f"{args.json.stem}_{short_name(task)}"))
             results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
-            results = [replace(result, asked=asked(result.seed)) for result in results]
             report(own, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
-
-
-def tasks_of(args: Args, spec: EpisodeSpec) -> list[str]:
-    """Gymnasium ids of the tasks to roll out in."""
-    learnt, several = ", ".join(map(short_name, spec.env_ids)), len(spec.env_ids) > 1
-    if args.task in (None, "all") and not spec.env_ids:
-        raise ConfigError(f"{args.checkpoint} was not trained on a simulated task; name one with --task")
-    if args.task is None and several:
-        raise ConfigError(f"{args.checkpoint} learnt {learnt}; name one of them with --task, or all")
-    tasks = list(spec.env_ids) if args.task in (None, "all") else [env_id(args.task)]
-    if several and tasks[0] not in spec.env_ids:
-        raise ConfigError(f"{args.checkpoint} did not learn {short_name(tasks[0])}; it learnt {learnt}")
-    return tasks
-
-
-def orders(args: Args, task: str, policy: "Policy") -> tuple[Callable[[int], str], Callable[[int], str | None]]:
-    """Of an episode's seed: the way that is asked for, "" for any, and the words; a policy may not listen to them."""
-    grammars = SEEN.get(task, {"": ()})
-    if args.way is not None and args.way not in grammars:
-        raise ConfigError(f"unknown way {args.way!r} of {short_name(task)}; its ways: {', '.join(grammars)}")
-    if policy.sentences is None:
-        if args.instruction is not None or args.way is not None:
-            raise ConfigError(
-                f"{args.checkpoint} listens to no instructions; train a policy with --text-encoder minilm"
-            )
-        return lambda seed: "", lambda seed: None
-    if args.instruction is not None or args.phrases == "none":
-        return lambda seed: args.way or "", lambda seed: args.instruction
-
-    def asked(seed: int) -> str:
-        return choose(grammars, seed) if args.way is None else args.way
-
-    def words(seed: int) -> str | None:
-        way = asked(seed)
-        known = UNSEEN.get(task, {}).get(way, ()) if args.phrases == "unseen" else told(task, way, seed)
-        return known[seed % len(known)] if known else None
-
-    return asked, words
 
 
 def roll_out(
     args: Args, task: str, agent: "PolicyAgent", seeds: Sequence[int], films: Mapping[int, Path]
 ) -> list[EpisodeResult]:
     """This process' share of the episodes, those in `films` filmed, with the words that they are told."""
-    from act.checkpoint import check_env_matches
-
-    policy = agent.policy
-    cameras = {name: policy.spec.cameras[name] for name in policy.cameras}
-    check_env_matches(policy, spec_of(gym.make(task, cameras=cameras)))
     if not seeds:
         return []
     seeds = [seed for seed in seeds for _ in range(args.draws)]
     waves = max(1, args.num_envs // args.draws) * args.draws  # all draws of a seed in one of them
-    venv = make_vector_env(
-        task,
-        min(waves, len(seeds)),
-        cameras=cameras,
-        horizon=args.horizon or policy.horizon,
-        render_mode="rgb_array" if films else None,
-    )
+    render_mode = "rgb_array" if films else None
+    asked = request_for(args.agent, agent.policy, task).variant
+    venv = envs_for(args.agent, agent.policy, task, min(waves, len(seeds)), render_mode)
     try:
         film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
         with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
-            return evaluate(venv, agent, seeds, bar.update, film)
+            return evaluate(venv, agent, seeds, bar.update, film, asked)
     finally:
         venv.close()
 
@@ -237,7 +144,8 @@ def report(
     if films:
         print(f"films: {next(iter(films.values())).parent}")
     if args.json is not None:
-        settings = asdict(args) | {"checkpoint": checkpoint, "env_id": task}
+        settings = asdict(args) | asdict(args.agent) | {"checkpoint": checkpoint, "env_id": task}
+        del settings["agent"]
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2))

@@ -14,14 +14,14 @@ from typing import Literal
 
 from tyro.conf import UseAppendAction
 
-from act.chunking import RecedingHorizon
-from act.errors import ConfigError
+from act.agent_settings import AgentSettings
 from act.run_folder import find_checkpoint
 from demos.experts import ScriptedExpert
-from demos.phrases import order
+from demos.phrases import SEEN, phrasings
 from demos.session import Session
 from demos.teleop import TeleopAgent
-from envs import EnvError, env_id, short_name
+from envs import EnvError, env_id
+from scripts.acting import agent_from, tasks_of
 from scripts.common import run
 
 
@@ -41,6 +41,9 @@ class Args:
     """The arm that the scripted expert moves while you move the other one."""
     checkpoint: Path | None = None
     """Run folder or checkpoint of a policy, which acts until you grab a gizmo or press a key; then you correct it."""
+    text_encoder: str | None = None
+    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
+    than minilm run only if you name them here."""
     cameras: tuple[str, ...] = ("top",)
     """Cameras to record; with --checkpoint those that the policy was trained with."""
     height: int = 120
@@ -103,22 +106,21 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
 
     import torch
 
-    from act.agent import PolicyAgent
     from act.checkpoint import load_policy
 
     torch.set_num_threads(1)  # the page and the simulation need the other cores
-    policy = load_policy(checkpoint, torch.device("cpu"))
-    if args.task is None and len(policy.spec.env_ids) != 1:
-        learnt = ", ".join(map(short_name, policy.spec.env_ids)) or "no simulated task"
-        raise ConfigError(f"{args.checkpoint} learnt {learnt}; name one with --task")
-    name = env_id(args.task) if args.task else policy.spec.env_id
-    executor = RecedingHorizon(policy.chunk_size)
-
-    def instruct(seed: int) -> str:
-        return args.instruction or order(name, seed)
-
-    agent = TeleopAgent(PolicyAgent(policy, executor, instruct=instruct))
-    return agent, name, dict(policy.spec.cameras), {"policy": str(checkpoint)}
+    policy = load_policy(checkpoint, torch.device("cpu"), text_encoder=args.text_encoder)
+    [task] = tasks_of(args.checkpoint, policy.spec, args.task)
+    words = args.instruction or None
+    if policy.sentences is None:
+        words = None  # they are for the page and the files
+    else:
+        policy.sentences.check(
+            [words] if words else [text for way in SEEN.get(task, ()) for text in phrasings(task, way)]
+        )
+    # Without ensembling: where a person gives the arms back, old chunks count no longer.
+    agent = agent_from(AgentSettings(instruction=words, execute=-(-policy.chunk_size // 2)), policy, task)
+    return TeleopAgent(agent), task, dict(policy.spec.cameras), {"policy": str(checkpoint)}
 
 
 if __name__ == "__main__":

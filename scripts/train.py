@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
-from act.chunking import default_executor
+from act.agent_settings import AgentSettings
 from act.errors import ConfigError
 from act.policies import POLICIES, make_policy
 from act.policies.config import AnsweringConfig
@@ -32,12 +32,12 @@ from act.run_folder import RunFolder
 from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_episodes
-from demos.spec import EpisodeSpec
 from scripts.common import run
 from scripts.tracking import Mode, Tracker
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.distributed import World
+    from act.language import Sentences
     from act.policies import Policy
 
 SELECTION_SEEDS = 50_000
@@ -70,6 +70,8 @@ class Args:
     """Rollouts in every round of --eval-every, on seeds 50,000 and up, which are neither recorded nor reported."""
     num_envs: int = 4
     """Environments side by side in these rollouts."""
+    named_encoder: Suppress[str] = ""
+    """The text encoder that the command line names, not config.json: only this one runs, or minilm."""
     policy: Annotated[AnsweringConfig, OmitArgPrefixes]
     training: Annotated[TrainConfig, OmitArgPrefixes]
 
@@ -111,6 +113,7 @@ def parse(argv: list[str]) -> Args:
     else:
         policy, training = settings(first.preset, first.policy, told=bool(first.text_encoder))
         defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": first.policy}
+    defaults["named_encoder"] = first.text_encoder
     return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
 
 
@@ -156,6 +159,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
     if policy.sentences is not None:
+        policy.sentences = _sentences(args, folder)
         dataset.embed(policy.sentences)
     policy.normalizer.fit(dataset.stats())
     policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.skip_pauses
@@ -179,7 +183,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
         evaluate = None
         if config.eval_every and world.is_main:
-            evaluate = _make_evaluate(args, dataset.spec, policy.horizon, stack)
+            evaluate = _make_evaluate(args, policy, stack)
 
         def log(record: dict[str, float]) -> None:
             tracker.log(record)
@@ -205,32 +209,38 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     return 0 if finished else 130
 
 
-def _make_evaluate(
-    args: Args, spec: EpisodeSpec, horizon: int, stack: ExitStack
-) -> "Callable[[Policy], dict[str, float]]":
+def _sentences(args: Args, folder: RunFolder) -> "Sentences":
+    """What embeds the instructions; where a run continues, with the vectors of its last checkpoint. An encoder that
+    only the run folder names does not run."""
+    from act.checkpoint import read_checkpoint
+    from act.language import Sentences
+
+    config = args.policy
+    stored = read_checkpoint(folder.last).get("sentences") if args.resume and folder.last.exists() else None
+    sentences = Sentences.from_checkpoint(stored or {"encoder": config.text_encoder, "dim": config.text_dim})
+    if args.named_encoder:
+        sentences.trust(args.named_encoder)
+    return sentences
+
+
+def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[[Policy], dict[str, float]]":
     """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
-    import gymnasium as gym  # the simulator is loaded only where it is used
+    from envs.results import evaluate, summarize  # the simulator is loaded only where it is used
+    from scripts.acting import agent_from, envs_for, request_for
 
-    from act.agent import PolicyAgent
-    from act.checkpoint import check_env_matches
-    from demos.record import spec_of
-    from envs.results import evaluate, summarize
-    from envs.rollout import make_vector_env
-
-    names = spec.cameras if args.policy.cameras is None else args.policy.cameras
-    cameras = {name: spec.cameras[name] for name in names}
-    with gym.make(spec.env_id, cameras=cameras, lazy=True, disable_env_checker=True) as env:
-        env_spec = spec_of(env)
-    num_envs = min(args.num_envs, args.eval_episodes)
-    venv = make_vector_env(spec.env_id, num_envs, cameras=cameras, horizon=horizon)
-    stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
+    settings, [task] = AgentSettings(), policy.spec.env_ids  # as scripts/rollout.py by default
+    request = request_for(settings, policy, task)
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
+    if policy.sentences is not None:
+        policy.sentences([request.instruction(seed) for seed in seeds])  # an encoder that fails does so now
+    venv = envs_for(settings, policy, task, min(args.num_envs, args.eval_episodes))
+    stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
 
     def success(policy: "Policy") -> dict[str, float]:
-        check_env_matches(policy, env_spec)
-        executor = default_executor(policy.chunk_size)  # as scripts/rollout.py by default
-        summary = summarize(evaluate(venv, PolicyAgent(policy, executor), seeds))
-        return {name: summary[name] for name in ("success_rate", "success_rate_published", "mean_jerk")}
+        agent = agent_from(settings, policy, task)
+        summary = summarize(evaluate(venv, agent, seeds, asked=request.variant))
+        names = ("success_rate", "success_rate_published", "mean_jerk", "obeyed")
+        return {name: summary[name] for name in names if name in summary}
 
     return success
 

@@ -8,22 +8,25 @@ The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0
 """
 
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction
 
+from act.agent_settings import AgentSettings
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.record import spec_of
 from demos.writer import EpisodeWriter
-from envs.results import read_results
-from envs.rollout import make_vector_env, rollout
-from scripts import rollout as rollout_script
+from envs.results import all_succeeded, read_results
+from envs.rollout import rollout
+from scripts.acting import agent_from, envs_for, resolved
 from scripts.common import run
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
@@ -38,6 +41,9 @@ class Args:
     """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
     checkpoint: Path | None = None
     """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default."""
+    text_encoder: str | None = None
+    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
+    than minilm run only if you name them here."""
     host: str = "127.0.0.1"
     """Address to listen on. 127.0.0.1: only this machine. Any other, such as 0.0.0.0: whoever has the printed address,
     which then ends in a secret, can look."""
@@ -50,10 +56,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    acts, settings, rows, paths = args.what.suffix == ".json", {}, [], []
-    if acts:
+    results, paths = None, []
+    if args.what.suffix == ".json":
         results = read_results(args.what)
-        settings, rows = results["settings"], results["episodes"]
     else:
         paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
         check_dataset(paths)
@@ -65,19 +70,21 @@ def main(args: Args) -> None:
     from scripts.pages.viewer import Source, ViewerPage, world_of
 
     with tempfile.TemporaryDirectory() as folder:
-        policy = None if checkpoint is None else load_policy(checkpoint, "cpu")
-        if acts:
-            acted = _Acted(settings, Path(folder))
-            policy = policy or acted.policy
-            sources = [Source(_label(row), partial(acted, int(row["seed"]))) for row in rows]
+        policy, encoder = None, args.text_encoder
+        if results is not None:
+            rerun, encoder = Rerun(results, Path(folder), encoder), None
+            policy = rerun.policy
+            sources = [Source(label, partial(rerun, *episode)) for label, episode in labelled(results["episodes"])]
         else:
             sources = [Source(path.stem, partial(Episode, path)) for path in paths]
+        if checkpoint is not None:
+            policy = load_policy(checkpoint, "cpu", text_encoder=encoder)
         first = sources[0].load()
         env, insight, latents = world_of(first), None, None
         if policy is not None:
-            insight = Insight(policy)
+            insight = Insight(policy, always_told=results is None)
             _check_shows(policy, first)
-            if not acts:  # a rollout is no demonstration: it has no latent
+            if results is None:  # a rollout is no demonstration: it has no latent
                 latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
         model = None if env is None else env.model
         stage = Stage(model, args.host, args.port, "Episodes", args.allow_origin, args.shadows)
@@ -101,41 +108,64 @@ def _check_shows(policy: "Policy", episode: Episode) -> None:
         )
 
 
-def _label(row: dict) -> str:
-    return f"seed {row['seed']}: {'success' if row['success'] else 'failure'}, stage {row['highest_stage']}"
+def labelled(rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Of each episode of a rollout's results a label, its seed, and which of the seed's episodes it is."""
+    before, several = Counter[int](), Counter(row["seed"] for row in rows)
+    for row in rows:
+        seed, success = row["seed"], "success" if row["success"] else "failure"
+        sample = f", sample {before[seed] + 1}" if several[seed] > 1 else ""
+        yield f"seed {seed}{sample}: {success}, stage {row['highest_stage']}", (seed, before[seed])
+        before[seed] += 1
 
 
-class _Acted:
-    """The episodes of a rollout, acted again when they are asked for: the same policy, settings and seed, up to the
-    rounding of another number of environments at once."""
+class Rerun:
+    """The episodes of a rollout, acted again when they are asked for: of the same policy, settings, seeds and samples,
+    up to the rounding of another number of environments at once.
 
-    def __init__(self, settings: dict, folder: Path):
-        from act.agent import PolicyAgent
+    Args:
+        results: what `read_results` gave.
+        folder: where the episodes' files go.
+        text_encoder: the encoder that the user names, see `load_policy`.
+
+    Raises:
+        ConfigError: the settings are not those of a rollout, or the checkpoint does not go with them.
+    """
+
+    def __init__(self, results: dict[str, Any], folder: Path, text_encoder: str | None = None):
         from act.checkpoint import load_policy
-        from act.device import pick_device, pick_dtype
 
-        self._folder, self._settings = folder, settings
-        known = {name: settings[name] for name in ("execute", "ensemble", "every", "horizon", "dtype")}
-        args = rollout_script.Args(checkpoint=Path(settings["checkpoint"]), **known)
-        self.policy = load_policy(args.checkpoint, "cpu")
-        executor = rollout_script.executor_for(args, self.policy)
-        self._agent = PolicyAgent(self.policy, executor, dtype=pick_dtype(args.dtype, pick_device("cpu")))
-        cameras = {name: self.policy.spec.cameras[name] for name in self.policy.cameras}
-        self._venv = make_vector_env(settings["env_id"], cameras=cameras, horizon=args.horizon)
+        stored, self._folder = results["settings"], folder
+        if not all(isinstance(stored.get(name), str) for name in ("checkpoint", "env_id")):
+            raise ConfigError(
+                "the results do not name the checkpoint and the environment of the rollout; roll out again"
+            )
+        settings, self.task = AgentSettings.from_results(stored), stored["env_id"]
+        self.policy = load_policy(stored["checkpoint"], "cpu", settings.sampling, text_encoder)
+        if "dtype" not in stored and settings.execute is settings.ensemble is None:
+            # Before there was a choice of dtype, half of a chunk was executed by default.
+            settings = replace(settings, execute=-(-self.policy.chunk_size // 2))
+        # Compiled, it would answer the same, a minute later.
+        self.settings = replace(resolved(settings, self.policy), compile=False)
+        self._agent = agent_from(self.settings, self.policy, self.task)
+        self._venv = envs_for(self.settings, self.policy, self.task, 1)
 
-    def __call__(self, seed: int) -> Episode:
-        path = self._folder / f"seed_{seed}.hdf5"
+    def __call__(self, seed: int, sample: int = 0) -> Episode:
+        """The episode of a seed; of several of this seed the one with the number `sample`."""
+        path = self._folder / f"seed_{seed}_{sample}.hdf5"
         if path.exists():
             return Episode(path)
         spec = spec_of(self._venv.envs[0])  # pyright: ignore[reportAttributeAccessIssue] - one environment, here
+        words = self._agent.instruct(seed)
+        self._agent.first_sample = sample
         with EpisodeWriter(path, spec, seed=seed, expert="policy") as writer:
-            steps = rollout(self._venv, self._agent, [seed], always_look=True)
-            for step in tqdm(steps, f"acting seed {seed} again", self._settings["horizon"], leave=False):
+            steps = rollout(self._venv, self._agent, [seed], always_look=True, enough=all_succeeded)
+            for step in tqdm(steps, f"acting seed {seed} again", self.settings.horizon, leave=False):
                 writer.append(
                     {name: value[0] for name, value in step.observation.items()}, step.action[0], step.reward[0]
                 )
                 if step.last:
-                    writer.close(bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0]))
+                    strict, published = (bool(step.info[name][0]) for name in ("is_success", "is_success_published"))
+                    writer.close(strict, published, {"instruction": words} if words else {})
         return Episode(path)
 
 

@@ -43,6 +43,9 @@ class Args:
     """At most so many."""
     seed: int = 0
     """Of the draws."""
+    text_encoder: str | None = None
+    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
+    than minilm run only if you name them here."""
 
 
 def main(args: Args) -> None:
@@ -53,7 +56,7 @@ def main(args: Args) -> None:
     from act.between import repeated
     from act.checkpoint import load_policy
 
-    policy = load_policy(checkpoint, "cpu")
+    policy = load_policy(checkpoint, "cpu", text_encoder=args.text_encoder)
     if not policy.chance_dim:
         raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
     if not kinematics.knows(policy.spec.joint_names):

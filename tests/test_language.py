@@ -272,7 +272,7 @@ def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_p
     monkeypatch.delattr("tiny.Letters")
     assert policy.sentences is not None
     assert policy.sentences(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
-    with pytest.raises(ConfigError, match="unknown text encoder"):
+    with pytest.raises(ConfigError, match=r"'something new' is new to the policy.*--text-encoder tiny:Letters$"):
         policy.sentences(["something new"])
     assert saved(BLIND, tmp_path / "deaf").sentences is None
 
@@ -283,6 +283,7 @@ def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
     predict = policy.predict
     policy.predict = lambda seen, *rest: heard.append(seen.instruction) or predict(seen, *rest)  # pyright: ignore
     assert policy.sentences is not None
+    policy.sentences.trust("tiny:Letters")
     policy.sentences.fit([["aa"], ["bb"]])
     words: dict[int, str | None] = {1: "aa", 2: None, 3: ""}
     agent = PolicyAgent(policy, OpenLoop(K), instruct=lambda seed: words[seed])
@@ -305,7 +306,7 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
     data = ["--data", "hand_over", "lift_tray", "--out", "run", "--wandb", "disabled"]
     trained = forked("train.py", *data, *small.split(), folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5]
+    short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5, "--text-encoder", "tiny:Letters"]
     rolled = forked("rollout.py", *short, "--task", "all", "--json", "told.json", "--videos", 1, folder=tmp_path)
     assert rolled.returncode == 0, rolled.stderr
     assert rolled.stdout.count("success, strict") == 2

@@ -18,11 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
-from act.agent import PolicyAgent
-from act.chunking import OpenLoop
+from act.agent_settings import AgentSettings
 from act.run_folder import write_atomically
 from envs import TASKS
 from envs.aloha import HOME_ACTION
+from scripts.acting import agent_from
 from scripts.benchmarks.learning import (
     Mode,
     flops_per_sample,
@@ -154,7 +154,9 @@ def infer_part(device: torch.device, sizes: Sizes) -> dict[str, Any]:
             policy = make(sizes.config, sizes.frame, device).eval()
             seen = make_batch(policy.spec, policy.chunk_size, size, torch.device("cpu")).observation
             observation = {"qpos": seen.qpos.numpy(), "images/top": seen.images["top"].numpy()}
-            agent = PolicyAgent(policy, OpenLoop(policy.chunk_size), mode.compile, mode.dtype)
+            dtype = "bfloat16" if mode.precision == "bfloat16" else "float32"
+            settings = AgentSettings(execute=policy.chunk_size, compile=mode.compile, dtype=dtype)
+            agent = agent_from(settings, policy, "")
             for _ in range(sizes.queries + 10):
                 agent.reset(range(size), observation)
                 agent(observation)

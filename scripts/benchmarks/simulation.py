@@ -15,8 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from act.agent import PolicyAgent
-from act.chunking import RecedingHorizon
+from act.agent_settings import AgentSettings
 from act.policies import make_policy
 from act.presets import PRESETS
 from demos.episode import Episode, find_episodes
@@ -25,6 +24,7 @@ from envs import TASKS
 from envs.aloha import HOME_ACTION
 from envs.results import evaluate, wilson_interval
 from envs.rollout import make_vector_env
+from scripts.acting import agent_from, envs_for
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
@@ -67,8 +67,8 @@ def evaluation_cases(peer: Peer | None, episodes: int, num_envs: int, device: st
     task = TASKS["transfer_cube"]
     cameras = {"top": SIZES[0]}
     policy = make_policy(PRESETS["cpu"][0], spec_of(gym.make(task, cameras=cameras))).to(device)
-    agent = PolicyAgent(policy, RecedingHorizon(policy.chunk_size))
-    venv = make_vector_env(task, num_envs, cameras=cameras)
+    settings = AgentSettings(execute=policy.chunk_size // 2)
+    agent, venv = agent_from(settings, policy, task), envs_for(settings, policy, task, num_envs)
     evaluate(venv, agent, range(num_envs))  # processes, rendering contexts and the policy are ready then
 
     def take() -> float:

@@ -39,10 +39,12 @@ class Insight:
 
     Args:
         policy: in evaluation mode, on the CPU.
+        always_told: whether episodes without an instruction are refused where the policy takes one; otherwise it is
+            given none.
     """
 
-    def __init__(self, policy: Policy):
-        self.policy = policy
+    def __init__(self, policy: Policy, always_told: bool = True):
+        self.policy, self.always_told = policy, always_told
         self.draws = torch.randn(DRAWS, policy.chance_dim, generator=torch.Generator().manual_seed(0))
         """(DRAWS, chance_dim): always the same, so that a fan changes only with what is seen."""
 
@@ -99,13 +101,19 @@ class Insight:
         directions = np.vstack([directions, np.zeros((2, centred.shape[1]))])[:2]  # a single episode has none
         return centred @ directions.T
 
+    def _told(self, episode: Episode, n: int) -> torch.Tensor | None:
+        """What the episode's instruction is to the policy, (n, text_dim)."""
+        if self.policy.sentences is None or self.always_told or episode.instructions:
+            return told(self.policy, episode, n)
+        return self.policy.sentences([None]).expand(n, -1)
+
     def _observation(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> Observation:
         poses = episode.env_state
         return Observation(
             torch.from_numpy(episode.qpos[t : t + 1]),
             {name: torch.from_numpy(seen[name])[None] for name in self.policy.cameras},
             torch.from_numpy(poses[t : t + 1]) if self.policy.uses_env_state and poses is not None else None,
-            instruction=told(self.policy, episode, 1),
+            instruction=self._told(episode, 1),
         )
 
     def _chunks(self, episode: Episode, starts: np.ndarray) -> Batch:
@@ -114,7 +122,7 @@ class Insight:
         steps = starts[:, None] + np.arange(self.policy.chunk_size)  # (B, k)
         targets = episode.action if episode.expert_action is None else episode.expert_action
         return Batch(
-            Observation(torch.from_numpy(episode.qpos[starts]), instruction=told(self.policy, episode, len(starts))),
+            Observation(torch.from_numpy(episode.qpos[starts]), instruction=self._told(episode, len(starts))),
             torch.from_numpy(targets[np.minimum(steps, last)]),
             torch.from_numpy(steps > last),
         )
