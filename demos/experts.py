@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import mujoco
 import numpy as np
 
 from demos.ik import BimanualIK, quaternion_matrix, rotation_matrix, rotation_vector
 from envs.aloha import ARMS, HOME_ARM, HOME_GRIPPER, OTHER
 from envs.give_cube import COLOURS
+from envs.gl import mujoco
 
 OPEN, CLOSED = 1.0, 0.0
 RAMP = 8  # steps in which a motion gathers speed, and in which it loses it

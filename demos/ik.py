@@ -7,11 +7,11 @@ starting from the last: the result is as smooth as the path.
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled functions have no type stubs.)
 
-import mujoco
 import numpy as np
 
 from envs.aloha import ARM_JOINTS, ARMS
 from envs.bimanual import ASSETS
+from envs.gl import mujoco
 
 
 class BimanualIK:

@@ -1,18 +1,19 @@
 """The world: bimanual MuJoCo tasks behind the Gymnasium API, and the loop that rolls agents out in them."""
 
 import importlib
-import os
 import sys
+from contextlib import suppress
 
 import gymnasium as gym
 
-# Without a display, render off-screen through EGL (a GPU's, or Mesa's on a CPU). MuJoCo decides as it is imported, so
-# where it was imported before us it is asked again.
-if not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL"):
-    os.environ["MUJOCO_GL"] = "egl"
+from envs.display import choose_gl
+
+# MuJoCo chooses as it is imported, so where it was imported before us it is asked again.
+if choose_gl():
     for _name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
         if _name in sys.modules:
-            importlib.reload(sys.modules[_name])
+            with suppress(Exception):  # who renders is told by envs.gl
+                importlib.reload(sys.modules[_name])
 
 
 class EnvError(ValueError):

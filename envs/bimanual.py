@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 
 from envs import EnvError
@@ -28,6 +27,8 @@ from envs.aloha import (
     finger_from_gripper,
     gripper_from_finger,
 )
+from envs.display import display_answers
+from envs.gl import check_gl, make_renderer, mujoco
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -57,7 +58,7 @@ class BimanualEnv(gym.Env, ABC):
             than physics, and a policy that executes chunks looks only once per chunk.
 
     Raises:
-        EnvError: unknown camera or render mode, sizes that are not positive.
+        EnvError: unknown camera or render mode, sizes that are not positive, or pictures that cannot be rendered here.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": FPS}
@@ -87,18 +88,23 @@ class BimanualEnv(gym.Env, ABC):
                 raise EnvError(f"picture size of {name} must be positive, got {size[0]} × {size[1]} (height × width)")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise EnvError(f"unknown render_mode {render_mode!r}; known: {', '.join(self.metadata['render_modes'])}")
-        if render_mode == "human" and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-            raise EnvError("render_mode 'human' opens a window and there is no display; use 'rgb_array'")
+        if render_mode == "human" and sys.platform == "linux" and not os.environ.get("WAYLAND_DISPLAY"):
+            display = os.environ.get("DISPLAY", "")
+            if not display_answers(display):
+                what = f"no X server answers at DISPLAY={display}" if display else "there is no display"
+                raise EnvError(f"render_mode 'human' opens a window and {what}; use 'rgb_array'")
         if horizon < 1:
             raise EnvError(f"horizon must be at least 1 step, got {horizon}")
         self.cameras = {name: (int(h), int(w)) for name, (h, w) in sizes.items()}
         self.render_mode, self.render_camera, self.render_size = render_mode, render_camera, (height, width)
         self.horizon, self.lazy = horizon, lazy
+        if sizes or render_mode == "rgb_array":
+            check_gl()
 
         self.model = mujoco.MjModel.from_xml_path(str(ASSETS / self.model_file))
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / FPS / self.model.opt.timestep)
-        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._renderers: dict[tuple[int, int], Any] = {}
         self._viewer: Any = None
         self._resolve_names()
 
@@ -259,7 +265,7 @@ class BimanualEnv(gym.Env, ABC):
         if renderer is None:
             self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, size[0])
             self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, size[1])
-            renderer = self._renderers[size] = mujoco.Renderer(self.model, *size)
+            renderer = self._renderers[size] = make_renderer(self.model, *size)
             # Shadows are most of a frame's time in software rendering.
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from demos.episode import Episode, find_episodes
 from demos.ik import BimanualIK
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
+from envs.gl import mujoco
 from envs.results import read_results, wilson_interval
 from scripts.common import markdown
 

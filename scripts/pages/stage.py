@@ -4,12 +4,12 @@ import copy
 import socket
 from collections.abc import Iterable, Mapping
 
-import mujoco
 import numpy as np
 import viser
 from mjviser import ViserMujocoScene
 
 from envs import EnvError
+from envs.gl import mujoco
 from scripts.pages.door import EVERYWHERE, TOKEN, Door, serve
 
 EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table

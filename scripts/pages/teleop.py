@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import mujoco
 import numpy as np
 import viser
 
@@ -16,6 +15,7 @@ from demos.ik import quaternion_matrix
 from demos.session import Request, Session
 from demos.teleop import GRASP_POSES
 from envs.aloha import ARMS, FPS
+from envs.gl import mujoco
 from scripts.pages.stage import Pictures, Stage
 
 SCENE_EVERY, PICTURES_EVERY, STATUS_EVERY = 2, 4, 8  # steps between two updates
