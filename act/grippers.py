@@ -167,7 +167,7 @@ def _held(command: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _gap_at_rest(command: np.ndarray, gap: np.ndarray) -> tuple[float, float] | None:
-    """Median and deviation of a gap (T,) while the gripper rests open, where `command` is large; None: it never does."""
+    """Median and deviation of a gap (T,) while the gripper rests open (`command` is large); None if it never does."""
     low, high = command.min(), command.max()
     recent = np.lib.stride_tricks.sliding_window_view(np.pad(command, (LAG, 0), "edge"), LAG + 1)  # (T, LAG + 1)
     rests = np.ptp(recent, axis=1) < 3 * GAP * (high - low)

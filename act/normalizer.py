@@ -8,9 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-
-MIN_STD = 0.01
-"""A joint that never moves in the demonstrations would otherwise turn noise into huge inputs; ACT clips here too."""
+from act.targets import MIN_STD
 
 
 class Normalizer(nn.Module):

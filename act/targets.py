@@ -12,10 +12,12 @@ import numpy as np
 
 from act.grippers import FailedGrasp, find_failed_grasps
 from act.keyframes import as_meant, meant_steps, moving_steps
-from act.normalizer import MIN_STD
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode
+
+MIN_STD = 0.01
+"""A joint that never moves in the demonstrations would otherwise turn noise into huge inputs; ACT clips here too."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ def describe_changes(episodes: Sequence[Episode], targets: Sequence[Targets], le
         changes.append(f"{unused} steps left out by --learn-from {learn_from}")
     intended = sum(episode.expert_action is not None for episode in episodes)
     if intended:
-        changes.append(f"commands as the expert intended them in {intended} episodes")
+        changes.append(f"intended commands in {intended} of {len(episodes)} episodes")
     still = np.concatenate([each.action for each in targets]).std(axis=0) < MIN_STD
     names = [name for name, never in zip(episodes[0].spec.joint_names, still, strict=True) if never]
     if names:
         changes.append(f"constant, as they hardly move: {', '.join(names)}")
-    return f"targets: {'; '.join(changes) or 'all steps and commands as recorded'}"
+    return "; ".join(changes) or "all steps and commands as recorded"
 
 
 def _pairs(episodes: Sequence[Episode], targets: Sequence[Targets]) -> list[tuple[Episode, Targets]]:

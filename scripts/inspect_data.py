@@ -13,6 +13,8 @@ from statistics import median
 import numpy as np
 from tyro.conf import Positional
 
+from act.presets import settings
+from act.targets import describe_changes, targets_of
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.figures import contact_sheet, joint_plots
 from scripts.common import columns, run
@@ -35,6 +37,7 @@ def main(args: Args) -> None:
     check_dataset(paths)
     episodes = [Episode(path) for path in paths]
     print(table(episodes), summary(episodes), sep="\n\n")
+    print(f"targets of train.py --preset cpu: {changes(episodes)}")
 
     out = args.out or args.data / "inspect"
     out.mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,14 @@ def summary(episodes: Sequence[Episode]) -> str:
             f"joints:  {len(spec.joint_names)}; object poses: {spec.env_state_dim or 'none'}",
         ]
     )
+
+
+def changes(episodes: Sequence[Episode], preset: str = "cpu") -> str:
+    """What a training with this preset and no other flag learns otherwise than the files have it."""
+    policy, training = settings(preset)
+    flags = {"skip_pauses": training.skip_pauses, "skip_misses": training.skip_misses}
+    targets = [targets_of(episode, policy.chunk_size + 1, **flags) for episode in episodes]
+    return describe_changes(episodes, targets, training.learn_from)
 
 
 def _yes_no(value: bool | None) -> str | None:

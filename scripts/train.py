@@ -176,7 +176,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
 
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     say(f"data: {starts}, from {len(dataset.episodes)} episodes")
-    say(dataset.changes)
+    say(f"targets: {dataset.changes}")
     say(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
     with ExitStack() as stack:
         mode = args.wandb if world.is_main else "disabled"
