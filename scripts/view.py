@@ -136,9 +136,7 @@ class Rerun:
 
         stored, self._folder = results["settings"], folder
         if not all(isinstance(stored.get(name), str) for name in ("checkpoint", "env_id")):
-            raise ConfigError(
-                "the results do not name the checkpoint and the environment of the rollout; roll out again"
-            )
+            raise ConfigError("the results do not name the rollout's checkpoint and env_id; roll out again")
         settings, self.task = AgentSettings.from_results(stored), stored["env_id"]
         self.policy = load_policy(stored["checkpoint"], "cpu", settings.sampling, text_encoder)
         if "dtype" not in stored and settings.execute is settings.ensemble is None:
