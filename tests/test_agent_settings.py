@@ -193,9 +193,9 @@ def test_a_policy_without_a_text_encoder_is_asked_for_nothing(tmp_path):
     policy = load_policy(saved(tmp_path, LATENT, spec(HAND_OVER)), "cpu")
     request = request_for(AgentSettings(), policy, HAND_OVER)
     assert (request.variant(0), request.instruction(0)) == ("", None)
-    for asked in ({"instruction": "go"}, {"way": "left"}):
+    for asked in (AgentSettings(instruction="go"), AgentSettings(way="left")):
         with pytest.raises(ConfigError, match="takes no instructions"):
-            request_for(AgentSettings(**asked), policy, HAND_OVER)
+            request_for(asked, policy, HAND_OVER)
 
 
 def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def make_backbone(
     Raises:
         ConfigError: a setting that this network does not have, or weights that cannot be downloaded.
     """
-    if not timm.is_model(name):
+    if ":" in name or not timm.is_model(name):  # timm would load from where hf-hub: and local-dir: say
         close = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18", "resnet34", "resnet50"]
         raise ConfigError(f"unknown backbone {name!r}; timm has {', '.join(close)} and many more")
     settings: dict[str, Any] = {"features_only": True}

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from demos.episode import Episode, find_episodes
 from demos.ik import BimanualIK
+from envs import check_registered
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
 from envs.gl import mujoco
@@ -252,6 +253,7 @@ def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
     seeds = sorted({path.stem.rsplit("_", 1)[1] for path in (folder / "figures").glob(f"{data}_*.npy")})
     places = max(map(drawn, seeds), key=len)
     episode = Episode(find_episodes(folder / "held_out" / data)[0])
+    check_registered(episode.spec.env_id)
     env = gym.make(episode.spec.env_id, disable_env_checker=True, lazy=True).unwrapped
     assert isinstance(env, BimanualEnv)
     assert episode.env_state is not None

@@ -1,7 +1,9 @@
 """A page with the simulated world in 3-D, on viser with mjviser's scene."""
 
 import copy
+import re
 import socket
+import string
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -14,6 +16,12 @@ from scripts.pages.door import EVERYWHERE, TOKEN, Door, serve
 
 EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table
 PICTURE_WIDTH = 320  # pixels at least
+PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+
+
+def as_text(words: str) -> str:
+    """Words of a file for a page's Markdown, which shows them as they are: Markdown may hold HTML, which would run."""
+    return PUNCTUATION.sub(r"\\\g<0>", " ".join(words.split()))
 
 
 class Stage:

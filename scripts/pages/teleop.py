@@ -16,7 +16,7 @@ from demos.session import Request, Session
 from demos.teleop import GRASP_POSES
 from envs.aloha import ARMS, FPS
 from envs.gl import mujoco
-from scripts.pages.stage import Pictures, Stage
+from scripts.pages.stage import Pictures, Stage, as_text
 
 SCENE_EVERY, PICTURES_EVERY, STATUS_EVERY = 2, 4, 8  # steps between two updates
 TURN = np.radians(5)  # of one key press
@@ -134,7 +134,7 @@ class TeleopPage:
         if self.helper:
             lines.append(f"{self.helper}: {self._helping()}")
         if session.instruction:
-            lines.insert(1, f"To do: **{session.instruction}**")
+            lines.insert(1, f"To do: **{as_text(session.instruction)}**")
         return "\n\n".join(([f"*{session.notice}*"] if session.notice else []) + lines)
 
     def _objects(self) -> dict[str, np.ndarray]:

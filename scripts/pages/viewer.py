@@ -28,7 +28,7 @@ from scripts.pages.insight import (
     rgb,
     sample_colour,
 )
-from scripts.pages.stage import Pictures, Stage
+from scripts.pages.stage import Pictures, Stage, as_text
 
 SCENE_EVERY, PLOTS_EVERY = 2, 10  # steps between two updates while it plays
 REACHED, NOW = "#2b6cb0", "#888888"
@@ -182,12 +182,12 @@ class ViewerPage:
         episode = self.episode
         told = [f"{episode.length} steps, {episode.length / episode.spec.fps:.1f} s"]
         told += [] if episode.seed is None else [f"seed {episode.seed}"]
-        told += [f"by {episode.expert}"] if episode.expert else []
+        told += [f"by {as_text(episode.expert)}"] if episode.expert else []
         told += [] if episode.success is None else [f"strict success: **{'yes' if episode.success else 'no'}**"]
         if episode.human is not None and not episode.human.all():
             told.append(f"a person acts in {episode.human.sum()} steps, first at {episode.human.argmax()}")
-        words = "".join(f"\n- {phrasing}" for phrasing in episode.instructions)
-        return f"{', '.join(told)}\n\n{episode.spec.task}\n{words}"
+        words = "".join(f"\n- {as_text(phrasing)}" for phrasing in episode.instructions)
+        return f"{', '.join(told)}\n\n{as_text(episode.spec.task)}\n{words}"
 
     def _joint_plot(self) -> dict[str, Any]:
         """Over the seconds, a joint: reached, commanded, predicted from here on."""
