@@ -40,8 +40,7 @@ SEED = 100_000
 
 @cache
 def spec(task: str, *cameras: str) -> EpisodeSpec:
-    with gym.make(task, cameras=dict.fromkeys(cameras, (24, 32)), lazy=True, disable_env_checker=True) as env:
-        return spec_of(env)
+    return spec_of(gym.make(task, cameras=dict.fromkeys(cameras, (24, 32)), lazy=True, disable_env_checker=True))
 
 
 def saved(folder: Path, config: AnsweringConfig, learnt: EpisodeSpec) -> Path:
