@@ -62,6 +62,12 @@ def _digest(data: bytes) -> bytes:
     return DIGEST + hashlib.sha256(data).hexdigest().encode()
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a checkpoint file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of one checkpoint file, tensors on the CPU.
 

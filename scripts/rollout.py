@@ -74,7 +74,7 @@ def main(args: Args) -> None:
         raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
     checkpoint = find_checkpoint(args.checkpoint)
 
-    from act.checkpoint import load_policy
+    from act.checkpoint import checksum, load_policy
     from act.device import pick_device
     from act.distributed import join_world
 
@@ -82,6 +82,7 @@ def main(args: Args) -> None:
         device = pick_device(world.device(args.device))
         policy = load_policy(checkpoint, device, args.agent.sampling, args.text_encoder)
         args = replace(args, agent=resolved(args.agent, policy))
+        source = {"checkpoint": str(checkpoint.absolute()), "checkpoint_sha256": checksum(checkpoint)}
         seeds = range(args.seed, args.seed + args.episodes)
         # The newest few checkpoints of a run lie one folder further down.
         folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
@@ -99,7 +100,7 @@ def main(args: Args) -> None:
             if len(tasks) > 1 and args.json is not None:
                 own = replace(args, json=args.json.with_stem(f"{args.json.stem}_{short_name(task)}"))
             results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
-            report(own, task, checkpoint, folder, results, [second for _, some in shares for second in some], films)
+            report(own, task, source, folder, results, [second for _, some in shares for second in some], films)
 
 
 def roll_out(
@@ -124,13 +125,13 @@ def roll_out(
 def report(
     args: Args,
     task: str,
-    checkpoint: Path,
+    source: Mapping[str, str],
     folder: Path,
     results: Sequence[EpisodeResult],
     latencies: Sequence[float],
     films: Mapping[int, Path],
 ) -> None:
-    """Tells what came of all episodes: on the screen, as JSON, in W&B."""
+    """Tells what came of all episodes: on the screen, as JSON, in W&B. `source` is the checkpoint that was loaded."""
     from act.checkpoint import read_checkpoint
 
     summary = summarize(results) | {
@@ -144,14 +145,14 @@ def report(
     if films:
         print(f"films: {next(iter(films.values())).parent}")
     if args.json is not None:
-        settings = asdict(args) | asdict(args.agent) | {"checkpoint": checkpoint, "env_id": task}
+        settings = asdict(args) | asdict(args.agent) | {**source, "env_id": task}
         del settings["agent"]
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2))
         print(f"results: {args.json}")
     with Tracker(args.wandb, folder, {}, args.wandb_project) as tracker:
-        step = read_checkpoint(checkpoint)["step"]
+        step = read_checkpoint(Path(source["checkpoint"]))["step"]
         tracker.log({"step": step, **{f"rollout/{name}": value for name, value in flat(summary).items()}})
         tracker.log_table(step, "rollout/episodes", rows)
         tracker.log_videos(step, {f"seed_{seed}": path for seed, path in films.items()})

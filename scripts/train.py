@@ -228,6 +228,9 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
     from envs.results import evaluate, summarize  # the simulator is loaded only where it is used
     from scripts.acting import agent_from, envs_for, request_for
 
+    for name in ("eval_episodes", "num_envs"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
     settings, [task] = AgentSettings(), policy.spec.env_ids  # as scripts/rollout.py by default
     request = request_for(settings, policy, task)
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)

@@ -7,6 +7,7 @@
 The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
 """
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -40,7 +41,8 @@ class Args:
     what: Positional[Path]
     """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
     checkpoint: Path | None = None
-    """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default."""
+    """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default. Where this one
+    has been moved, its new place."""
     text_encoder: str | None = None
     """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
     than minilm run only if you name them here."""
@@ -72,7 +74,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy, encoder = None, args.text_encoder
         if results is not None:
-            rerun, encoder = Rerun(results, Path(folder), encoder), None
+            rerun, encoder = Rerun(results, Path(folder), encoder, checkpoint), None
             policy = rerun.policy
             sources = [Source(label, partial(rerun, *episode)) for label, episode in labelled(results["episodes"])]
         else:
@@ -126,19 +128,29 @@ class Rerun:
         results: what `read_results` gave.
         folder: where the episodes' files go.
         text_encoder: the encoder that the user names, see `load_policy`.
+        moved: where the checkpoint may be that is no longer where the results say.
 
     Raises:
         ConfigError: the settings are not those of a rollout, or the checkpoint does not go with them.
     """
 
-    def __init__(self, results: dict[str, Any], folder: Path, text_encoder: str | None = None):
-        from act.checkpoint import load_policy
+    def __init__(
+        self, results: dict[str, Any], folder: Path, text_encoder: str | None = None, moved: Path | None = None
+    ):
+        from act.checkpoint import checksum, load_policy
 
         stored, self._folder = results["settings"], folder
         if not all(isinstance(stored.get(name), str) for name in ("checkpoint", "env_id")):
             raise ConfigError("the results do not name the rollout's checkpoint and env_id; roll out again")
         settings, self.task = AgentSettings.from_results(stored), stored["env_id"]
-        self.policy = load_policy(stored["checkpoint"], "cpu", settings.sampling, text_encoder)
+        checkpoint = Path(stored["checkpoint"])
+        if not checkpoint.exists():
+            if moved is None:
+                raise ConfigError(f"{checkpoint}, which the results name, is not there; say where with --checkpoint")
+            checkpoint = moved
+        self.policy = load_policy(checkpoint, "cpu", settings.sampling, text_encoder)
+        if checkpoint.is_file() and stored.get("checkpoint_sha256") not in (None, checksum(checkpoint)):
+            logging.warning("%s is not what it was at the rollout: its episodes are others", checkpoint)
         if "dtype" not in stored and settings.execute is settings.ensemble is None:
             # Before there was a choice of dtype, half of a chunk was executed by default.
             settings = replace(settings, execute=-(-self.policy.chunk_size // 2))

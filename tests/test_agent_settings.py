@@ -177,6 +177,24 @@ def test_settings_that_no_rollout_has_are_named(name, value):
         AgentSettings.from_results({name: value})
 
 
+def test_results_find_the_checkpoint_that_they_are_of(waves, tmp_path, caplog, monkeypatch):
+    (tmp_path / "run").mkdir()
+    checkpoint, new = saved(tmp_path / "run", LATENT, spec(TRANSFER)), tmp_path / "new.pt"
+    monkeypatch.chdir(tmp_path)
+    results = read_results(roll_out(Path("run/policy.pt")))
+    monkeypatch.chdir("/")
+    Rerun(results, tmp_path)  # from another working directory
+    checkpoint.rename(new)
+    with pytest.raises(ConfigError, match=r"policy\.pt, which the results name, is not there; say where with --ch"):
+        Rerun(results, tmp_path)
+    assert not caplog.records
+    np.testing.assert_array_equal(Rerun(results, tmp_path, moved=new)(SEED).action, np.stack(waves[0])[:, 0])
+    assert not caplog.records
+    saved(tmp_path / "run", replace(LATENT, latent_dim=3), spec(TRANSFER))
+    Rerun(results, tmp_path)
+    assert "is not what it was at the rollout" in caplog.text
+
+
 def test_results_without_a_checkpoint_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="do not name the rollout's checkpoint and env_id"):
         Rerun({"settings": {"env_id": TRANSFER}}, tmp_path)
