@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from act.errors import ConfigError
+from demos.folder_lock import LOCK
 
 
 class RunFolder:
@@ -54,7 +55,7 @@ class RunFolder:
         """
         old, new = self.settings(), json.loads(json.dumps(settings))
         if old is None:
-            if self.path.is_dir() and (found := sorted(p.name for p in self.path.iterdir())):
+            if self.path.is_dir() and (found := sorted(p.name for p in self.path.iterdir() if p.name != LOCK)):
                 raise ConfigError(f"{self.path} holds {found[0]} and no run; use an empty or another --out")
         else:
             names = [name for name in old | new if name not in free and old.get(name) != new.get(name)]

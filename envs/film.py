@@ -1,6 +1,10 @@
 """Films of rollouts: what `render()` shows, one MP4 per episode."""
 
-from collections.abc import Callable, Mapping
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -16,7 +20,7 @@ EVERY = 2  # steps per frame: 25 frames a second in real time
 
 
 class Film:
-    """Films the episodes of some seeds; hand it every `Step` of a rollout.
+    """Films the episodes of some seeds; hand it every `Step` of a rollout. A film that cannot be written is left out.
 
     Args:
         venv: environments with `render_mode="rgb_array"`.
@@ -36,10 +40,33 @@ class Film:
             frames = self.venv.render()
             assert frames is not None, "films need environments with render_mode='rgb_array'"
             for i, seed in filmed:
-                self._writer(seed).append_data(captioned(np.asarray(frames[i]), self.words(seed) or ""))
+                with self._failures_told(seed):
+                    self._writer(seed).append_data(captioned(np.asarray(frames[i]), self.words(seed) or ""))
         if step.last:
             for _, seed in filmed:
-                self._writers.pop(seed).close()
+                with self._failures_told(seed):
+                    if seed in self._writers:
+                        self._writers.pop(seed).close()
+                        if not self.paths[seed].stat().st_size:
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def _failures_told(self, seed: int) -> Iterator[None]:
+        """A film that cannot be written is given up and said so; the rollout goes on."""
+        if seed not in self.paths:
+            yield
+            return
+        try:
+            yield
+        except OSError as error:
+            path = self.paths.pop(seed)
+            if (writer := self._writers.pop(seed, None)) is not None:
+                with suppress(OSError):
+                    writer.close()
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            reason = (error.strerror or str(error).split("\n")[0]).lower()
+            print(f"\n{path} cannot be written: {reason}; the rollout goes on without this film", file=sys.stderr)
 
     def _writer(self, seed: int) -> Any:
         if seed not in self._writers:

@@ -25,6 +25,7 @@ from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case, measure, table
 from scripts.common import ranks, run
+from scripts.outputs import check_file, check_folder, keep, only_writer
 
 PARTS = ("train", "infer", "data", "env", "evaluation", "record", "file", "experts", "scaling", "roofline")
 
@@ -69,6 +70,9 @@ class Args:
 
 
 def main(args: Args) -> None:
+    check_file("--json", args.json)
+    check_folder("--gpu-report", args.gpu_report)
+    check_folder("--out", args.out)
     # With torch and timm these take seconds, which nobody waits for to read --help.
     from act.device import pick_device
     from scripts.benchmarks import families, gpu_report, roofline, simulation, told
@@ -87,7 +91,7 @@ def main(args: Args) -> None:
         if part is told and args.operator:
             amounts = replace(amounts, demonstrator=f"--operator {args.operator}")
         out = args.out or Path("runs") / args.only[0]
-        with ranks() as (rank, size, wait):
+        with ranks() as (rank, size, wait), only_writer(out, "comparison"):
             text = compare(out, amounts, rank, size, wait)
         if rank == 0:
             print(f"\n{text}\n\ntables and pictures: {out}")
@@ -127,7 +131,9 @@ def main(args: Args) -> None:
                     print(f"{row['name']}: {flops:.1f} GFLOP per sample, {share:.0f} % of the matmul peak on {device}")
             rows += found
     if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=2))
+        text = json.dumps(rows, indent=2)
+        if problem := keep(args.json, lambda path: path.write_text(text)):
+            raise ConfigError(problem)
 
 
 def cases_of(part: str, args: Args, peer: Peer | None, device, folder: Path) -> list[Case]:

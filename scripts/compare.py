@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from tyro.conf import Positional
 
 from act.errors import ConfigError
 from envs.results import read_results
 from scripts.common import columns, run
+from scripts.outputs import check_file, failures_named, write_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    check_file("--png", args.png)
     if not args.results:
         raise ConfigError("no results were given; name files that rollout.py --json wrote")
     runs = {path.stem: read_results(path) for path in args.results}
@@ -69,6 +70,8 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
     """Success rates as dots, strict filled and published hollow, with 95 % intervals; the first one on top."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 1.1 + 0.45 * len(runs)), layout="constrained")
     rows = range(len(runs))
     limits = {"xlim": (-2, 102), "ylim": (len(runs) - 0.5, -0.5)}
@@ -83,8 +86,8 @@ def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set_yticks(rows, [name.replace("_", " ") for name in runs])
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with failures_named(path):
+        write_file(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
 
 
 if __name__ == "__main__":

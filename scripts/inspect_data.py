@@ -5,7 +5,9 @@
 Every file is checked on the way. Seconds on a CPU; the pictures go to data/transfer_cube/inspect.
 """
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,11 +15,13 @@ from statistics import median
 import numpy as np
 from tyro.conf import Positional
 
+from act.errors import ConfigError
 from act.presets import settings
 from act.targets import describe_changes, targets_of
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.figures import contact_sheet, joint_plots
 from scripts.common import columns, run
+from scripts.outputs import check_folder, failures_named
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,35 @@ def main(args: Args) -> None:
     paths = find_episodes(args.data)
     check_dataset(paths)
     episodes = [Episode(path) for path in paths]
+    out = args.out or args.data / "inspect"
+    problem = None
+    try:
+        check_folder("--out", out, f"name a folder that may be written, such as --out {_elsewhere()}")
+    except ConfigError as error:
+        if args.out is not None:
+            raise
+        problem = error
     print(table(episodes), summary(episodes), sep="\n\n")
     print(f"targets of train.py --preset cpu: {changes(episodes)}")
 
-    out = args.out or args.data / "inspect"
-    out.mkdir(parents=True, exist_ok=True)
+    if problem is not None:  # the table needed no folder
+        raise problem
     picked = np.unique(np.linspace(0, len(episodes) - 1, args.rows).round().astype(int))
-    for camera in episodes[0].spec.cameras:
-        contact_sheet([episodes[i] for i in picked], camera, out / f"{camera}.png")
-    joint_plots(episodes, out / "joints.png")
+    with failures_named(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for camera in episodes[0].spec.cameras:
+            contact_sheet([episodes[i] for i in picked], camera, out / f"{camera}.png")
+        joint_plots(episodes, out / "joints.png")
     print(f"pictures: {', '.join(sorted(str(path) for path in out.glob('*.png')))}")
+
+
+def _elsewhere() -> Path:
+    """A folder for pictures that may be written."""
+    for folder in (Path(), Path(tempfile.gettempdir())):
+        with suppress(ConfigError):
+            check_folder("", folder)
+            return folder / "inspect"
+    return Path("…")
 
 
 def table(episodes: Sequence[Episode]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from envs.results import read_results
 from scripts.common import run, step
+from scripts.outputs import check_folder, only_writer
 from scripts.record import usual_workers
 from scripts.rollout import Args as RolloutArgs
 
@@ -53,6 +54,13 @@ FAST = Size(demonstrations=4, steps=50, rollouts=4, videos=1)
 def main(args: Args) -> None:
     size = FAST if args.fast else FULL
     out = args.out or Path("runs") / f"quickstart_{args.task}{'_fast' if args.fast else ''}"
+    check_folder("--out", out)
+    with only_writer(out, "quick start"):
+        run_all(args, size, out)
+
+
+def run_all(args: Args, size: Size, out: Path) -> None:
+    """Records, trains, rolls out and draws, and tells what came of it."""
     data, policy, results = out / "demonstrations", out / "policy", out / "results.json"
     train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", args.wandb]
     announced = None if data.exists() else announce(args, size)

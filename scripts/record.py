@@ -19,6 +19,7 @@ from tqdm import tqdm
 from demos.record import RecordConfig, record
 from envs import env_id
 from scripts.common import ranks, run
+from scripts.outputs import check_folder, only_writer
 
 Trait = Literal["pauses", "tempo", "wander", "overshoot", "misses", "approaches", "order", "idle_ends"]
 
@@ -68,8 +69,10 @@ def main(args: Args) -> None:
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
     operator = args.operator or ("plain" if args.traits else "")
     config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, operator, args.traits, args.instruction)
+    check_folder("--out", args.out)
     with (
         ranks() as (rank, size, wait),
+        only_writer(args.out, "recording"),
         tqdm(total=args.episodes, desc=f"recording {args.task}", unit="episode", disable=rank > 0) as bar,
     ):
 

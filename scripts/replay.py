@@ -10,9 +10,13 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from act.errors import ConfigError
 from demos.episode import Episode
 from demos.replay import replay
 from scripts.common import run
+from scripts.outputs import check_file
+
+FILMS = (".mp4", ".mov", ".mkv", ".avi")
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,20 @@ class Args:
     """Write a film of it, an MP4."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> int:
+    check_file("--video", args.video)
+    if args.video is not None and args.video.suffix.lower() not in FILMS:
+        raise ConfigError(f"--video {args.video} is no film; name a file that ends in {', '.join(FILMS)}")
     episode = Episode(args.episode)
     result = replay(episode, args.video)
     print(f"{args.episode}: seed {episode.seed}, {episode.length} steps, {episode.spec.env_id}")
     print(f"largest qpos difference: {result.qpos_difference:.3g}")
     print(f"success: {result.success} (strict), {result.success_published} (published)")
     if args.video is not None:
+        if not args.video.exists():
+            return 2  # the film has told why
         print(f"film: {args.video}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ another order. Started by torchrun, every process rolls out its share of the see
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from envs.film import Film
 from envs.results import EpisodeResult, evaluate, summarize
 from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
+from scripts.outputs import check_file, check_folder, keep
 from scripts.tracking import Tracker
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
@@ -72,7 +74,14 @@ def main(args: Args) -> None:
     if args.draws > 1 and (args.agent.sample == "mean" or args.videos):
         wrong = "--videos films each seed once" if args.videos else "--sample mean draws nothing"
         raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
+    check_file("--json", args.json)
     checkpoint = find_checkpoint(args.checkpoint)
+    # The newest few checkpoints of a run lie one folder further down.
+    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    video_dir = args.video_dir or folder / "rollout"
+    check_folder("--video-dir", video_dir if args.videos else None, "name another --video-dir")
+    if args.wandb != "disabled":
+        check_folder("--wandb", Path(os.environ.get("WANDB_DIR") or folder), "set WANDB_DIR to another folder")
 
     from act.checkpoint import checksum, load_policy
     from act.device import pick_device
@@ -84,9 +93,6 @@ def main(args: Args) -> None:
         args = replace(args, agent=resolved(args.agent, policy))
         source = {"checkpoint": str(checkpoint.absolute()), "checkpoint_sha256": checksum(checkpoint)}
         seeds = range(args.seed, args.seed + args.episodes)
-        # The newest few checkpoints of a run lie one folder further down.
-        folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-        video_dir = args.video_dir or folder / "rollout"
         tasks = tasks_of(args.checkpoint, policy.spec, args.task, several=True)
         for task in tasks:
             place = video_dir / short_name(task) if len(tasks) > 1 else video_dir
@@ -141,21 +147,27 @@ def report(
         "inference_batch": min(args.num_envs, len(results)),
     }
     rows = [asdict(result) for result in results]
-    print(table(task, [result.seed for result in results], summary))
-    if films:
-        print(f"films: {next(iter(films.values())).parent}")
+    problems = []
     if args.json is not None:
         settings = asdict(args) | asdict(args.agent) | {**source, "env_id": task}
         del settings["agent"]
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2))
+        text = json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2)
+        problems.append(keep(args.json, lambda path: path.write_text(text)))
+    print(table(task, [result.seed for result in results], summary))
+    if args.json is not None and not any(problems):
         print(f"results: {args.json}")
+    shown = {f"seed_{seed}": path for seed, path in films.items() if path.exists()}
+    if films:
+        print(f"films: {next(iter(films.values())).parent}")
+        problems.append("" if len(shown) == len(films) else f"{len(films) - len(shown)} films could not be written")
     with Tracker(args.wandb, folder, {}, args.wandb_project) as tracker:
         step = read_checkpoint(Path(source["checkpoint"]))["step"]
         tracker.log({"step": step, **{f"rollout/{name}": value for name, value in flat(summary).items()}})
         tracker.log_table(step, "rollout/episodes", rows)
-        tracker.log_videos(step, {f"seed_{seed}": path for seed, path in films.items()})
+        tracker.log_videos(step, shown)
+    if any(problems):
+        raise ConfigError("; ".join(filter(None, problems)))
 
 
 def table(task: str, seeds: Sequence[int], summary: dict) -> str:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from act.errors import ConfigError
 from demos.episode import Episode, find_episodes
 from demos.figures import tool_paths
 from envs import env_id
 from envs.results import read_results, wilson_interval
 from scripts.common import markdown, run, step
+from scripts.outputs import check_folder, failures_named, keep, only_writer
 
 KINDS: dict[str, list[str]] = {
     "expert": ["--noise", "0.05"],
@@ -65,6 +64,13 @@ def main(args: Args) -> None:
         raise ConfigError(f"unknown kind {unknown[0]!r}; known kinds: {', '.join(KINDS)}")
     for task in args.tasks:
         env_id(task)
+    check_folder("--out", args.out)
+    with only_writer(args.out, "study"):
+        study_all(args)
+
+
+def study_all(args: Args) -> None:
+    """Does what is still to be done, and tells what came of everything."""
     for task in args.tasks:
         for kind in args.kinds:
             for seed in range(args.training_seeds):
@@ -75,9 +81,11 @@ def main(args: Args) -> None:
         tool_paths(shown, args.out / f"demonstrations_{task}.png")
     rows = gather(args.out)
     text = table(rows)
-    (args.out / "table.md").write_text(text + "\n")
-    plot(rows, args.out / "table.png")
-    print(f"\n{text}\n\ntable: {args.out / 'table.md'}, picture: {args.out / 'table.png'}")
+    print(f"\n{text}\n")
+    with failures_named(args.out):
+        (args.out / "table.md").write_text(text + "\n")
+        plot(rows, args.out / "table.png")
+    print(f"table: {args.out / 'table.md'}, picture: {args.out / 'table.png'}")
 
 
 def study(args: Args, task: str, kind: str, seed: int) -> None:
@@ -97,7 +105,9 @@ def study(args: Args, task: str, kind: str, seed: int) -> None:
     step("rollout.py", *rollout, *shlex.split(args.rollout))
     found = read_results(partial)
     found["study"] = {"task": task, "kind": kind, "recipe": args.label, "seed": seed, "training_minutes": seconds / 60}
-    results.write_text(json.dumps(found, indent=2))
+    text = json.dumps(found, indent=2)
+    if problem := keep(results, lambda path: path.write_text(text)):
+        raise ConfigError(problem)
     partial.unlink()
 
 
@@ -144,6 +154,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """A dot for each row with its interval, and a small one for each training."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 1.1 + 0.33 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlabel="strict success (%), with 95 % intervals", xlim=(-2, 102))
     for height, row in enumerate(rows):

@@ -23,6 +23,7 @@ from demos.teleop import TeleopAgent
 from envs import EnvError, env_id
 from scripts.acting import agent_from, tasks_of
 from scripts.common import run
+from scripts.outputs import check_folder, only_writer
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Args:
 
 
 def main(args: Args) -> None:
+    check_folder("--out", args.out)
+    with only_writer(args.out, "recording"):
+        demonstrate(args)
+
+
+def demonstrate(args: Args) -> None:
+    """Shows the page until Ctrl-C."""
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
     attributes, helper = {}, ""
     if args.checkpoint is not None:

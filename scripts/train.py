@@ -33,6 +33,7 @@ from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_episodes
 from scripts.common import run
+from scripts.outputs import check_folder, only_writer
 from scripts.tracking import Mode, Tracker
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
@@ -119,8 +120,14 @@ def parse(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
+    check_folder("--out", args.out)
     paths, threads = [path for folder in args.data for path in find_episodes(folder)], Threads(args.training.threads)
+    with only_writer(args.out, "training"):
+        return train_on(args, paths, threads)
 
+
+def train_on(args: Args, paths: Sequence[Path], threads: Threads) -> int:
+    """`main`, on the episodes in `paths`."""
     from act.distributed import join_world
 
     with join_world() as world:
@@ -128,7 +135,7 @@ def main(args: Args) -> int:
 
 
 def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -> int:
-    """`main` in one of the processes that torchrun started, or the only one, on the episodes in `paths`."""
+    """The same in one of the processes that torchrun started, or the only one."""
     import torch
 
     from act.curves import plot_curves
@@ -201,7 +208,10 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         finished = trainer.run()
     if not world.is_main:
         return 0 if finished else 130
-    print(f"curves: {plot_curves(folder)}")
+    try:
+        print(f"curves: {plot_curves(folder)}")
+    except OSError as error:
+        print(f"curves: {folder.curves} cannot be written: {error.strerror or error}; {folder.metrics} has the figures")
     if finished:
         print(f"checkpoints: {folder.best} and {folder.last}")
     else:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
 from demos import kinematics
 from demos.episode import Episode, find_episodes
 from scripts.common import run
+from scripts.outputs import check_file, failures_named, write_file
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from torch import Tensor
@@ -49,6 +49,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    check_file("--png", args.png)
     checkpoint, paths = find_checkpoint(args.checkpoint), find_episodes(args.data)[: args.episodes]
 
     import torch
@@ -123,6 +124,8 @@ def ways(places: np.ndarray, moves: np.ndarray) -> dict[str, float]:
 
 
 def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.add_subplot(xlabel="left tool goes (cm)", ylabel="right tool goes (cm)")
     styles = {"drawn": (".", "tab:blue", 30), "mean of the prior": ("*", "tab:red", 60), "shown": ("x", "black", 40)}
@@ -134,7 +137,8 @@ def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
     axes.set_title(f"the next {chunk} steps", fontsize=10)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with failures_named(path):
+        write_file(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,34 @@
 """Laws of what is on the disk already: nothing replaces it, and what cannot be written is known before the work."""
 
+import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_session import make_session, run
 from tiny import SPEC, write_episodes
 
 import demos.record
+from act.errors import ConfigError
 from demos.episode import Episode, find_episodes
+from demos.folder_lock import LOCK, lock_folder
 from demos.partial import move_to_free_name
 from demos.record import RecordConfig, Recording, record
+from demos.spec import EpisodeError
 from demos.writer import EpisodeWriter
 from envs import TASKS
+from envs.film import Film
+from envs.rollout import Step
+from scripts import bench, compare, inspect_data, quickstart, replay, rollout, study, teleop, train, ways
+from scripts import record as record_script
+from scripts.outputs import check_file, check_folder, keep, write_file
 
 CONFIG = RecordConfig(TASKS["transfer_cube"], {"top": (12, 16)})
 
@@ -143,3 +159,191 @@ def test_what_a_kill_left_between_two_names_of_a_file_is_not_written_into(tmp_pa
     before = moved.read_bytes()
     EpisodeWriter(tmp_path / "episode_0.hdf5", SPEC, seed=0, expert="test").abort()
     assert moved.read_bytes() == before
+
+
+def test_one_writer_in_a_folder_at_a_time(tmp_path):
+    folder = tmp_path / "data"
+    with lock_folder(folder, "recording"):
+        line = f"another recording is running in {folder} \\(process {os.getpid()}\\); wait until it ends, or name"
+        with pytest.raises(EpisodeError, match=line), lock_folder(folder, "recording"):
+            pass
+        (folder / "episode_0.hdf5").touch()
+    assert [path.name for path in folder.iterdir()] == ["episode_0.hdf5"]
+    with lock_folder(tmp_path / "empty", "recording"):
+        pass
+    assert not (tmp_path / "empty").exists(), "made for the lock alone"
+
+
+def test_a_killed_process_holds_no_lock_though_its_children_live(tmp_path):
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom demos.folder_lock import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1]), 'recording'):\n"
+        "    child = os.fork()\n"
+        "    if child: print(child, flush=True)\n"
+        "    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(EpisodeError, match="another recording is running"), lock_folder(tmp_path, "recording"):
+            pass
+        process.kill()
+        process.wait()
+        assert (tmp_path / LOCK).exists()
+        with lock_folder(tmp_path, "recording"):
+            pass
+    finally:
+        process.stdout.close()
+        os.kill(child, signal.SIGKILL)
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("refusal", ["no locks", "no file"])
+def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch, refusal):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl if refusal == "no locks" else os, "flock" if refusal == "no locks" else "open", refuse)
+    with lock_folder(tmp_path, "recording"), lock_folder(tmp_path, "recording"):
+        pass
+
+
+def test_a_recording_and_a_training_keep_others_out(tmp_path):
+    data = write_episodes(tmp_path / "data")
+    with lock_folder(data, "recording"):
+        with pytest.raises(EpisodeError, match="another recording is running"):
+            record_script.main(record_script.Args("transfer_cube", data))
+        with pytest.raises(EpisodeError, match="another recording is running"):
+            teleop.main(teleop.Args(data, "transfer_cube"))
+    with lock_folder(tmp_path / "run", "training"):
+        words = ["--data", str(data), "--out", str(tmp_path / "run"), "--preset", "cpu", "--resume"]
+        with pytest.raises(EpisodeError, match="another training is running"):
+            train.main(train.parse(words))
+
+
+def refused(check, flag: str, path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(flag, path)
+    return str(caught.value)
+
+
+def test_an_output_that_cannot_be_written_is_known_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("folder").mkdir()
+    Path("broken").symlink_to("nowhere")
+    name = "x" * 300
+    folder, file = "name a folder that may be written", "name a file in a folder that may be written"
+    assert refused(check_folder, "--out", Path("file")) == f"--out file cannot be written: file is a file; {folder}"
+    assert refused(check_folder, "--out", Path("file/a/b")).startswith("--out file/a/b cannot be written: file is a")
+    assert refused(check_folder, "--out", Path("broken")).startswith("--out broken cannot be written: broken is a link")
+    assert refused(check_folder, "--out", Path(name)).endswith(f"cannot be written: file name too long; {folder}")
+    assert refused(check_file, "--json", Path("folder")) == (
+        "--json folder is a folder; name a file in it, such as folder/results.json"
+    )
+    assert refused(check_file, "--json", Path("file/x")) == f"--json file/x cannot be written: not a directory; {file}"
+    assert refused(check_file, "--json", Path(name)).endswith(f"cannot be written: file name too long; {file}")
+    for good in (Path("file"), Path("new"), Path("new/deep/er"), Path("/dev/null"), None):
+        check_file("--json", good)
+    for good in (Path("folder"), Path("new/deep"), Path(), None):
+        check_folder("--out", good)
+    assert Path("file").read_text() == "mine"
+    assert sorted(path.name for path in Path().iterdir()) == ["broken", "file", "folder"], "nothing is left"
+
+
+def test_a_folder_that_may_not_be_written_is_known_though_permissions_do_not_tell(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    line = f"--json {tmp_path}/x.json cannot be written: read-only file system; name a file in a folder that may be "
+    assert refused(check_file, "--json", tmp_path / "x.json").startswith(line)
+    assert refused(check_folder, "--out", tmp_path / "new").startswith(f"--out {tmp_path}/new cannot be written: read")
+
+
+def mains(tmp_path: Path) -> dict[str, Callable[[], object]]:
+    """Scripts, each with an output that is a file where a folder is needed, or the other way round."""
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    data, nothing = write_episodes(tmp_path / "data", (3,)), tmp_path / "nothing"
+    words = ["--data", str(data), "--out", str(file), "--preset", "cpu"]
+    return {
+        "record": lambda: record_script.main(record_script.Args("transfer_cube", file)),
+        "teleop": lambda: teleop.main(teleop.Args(file, "transfer_cube")),
+        "train": lambda: train.main(train.parse(words)),
+        "rollout": lambda: rollout.main(rollout.Args(nothing, json=folder)),
+        "replay": lambda: replay.main(replay.Args(nothing, folder)),
+        "inspect": lambda: inspect_data.main(inspect_data.Args(data, file)),
+        "ways": lambda: ways.main(ways.Args(nothing, nothing, folder)),
+        "compare": lambda: compare.main(compare.Args((nothing,), folder)),
+        "study": lambda: study.main(study.Args(file)),
+        "quickstart": lambda: quickstart.main(quickstart.Args(out=file)),
+        "bench": lambda: bench.main(bench.Args(json=folder)),
+        "bench --out": lambda: bench.main(bench.Args(out=file, only=("families",))),
+        "bench --gpu-report": lambda: bench.main(bench.Args(gpu_report=file)),
+    }
+
+
+def test_every_script_knows_its_output_before_it_begins(tmp_path):
+    for main in mains(tmp_path).values():
+        with pytest.raises(ConfigError, match=r"^--[a-z-]+ .*/(file|folder) (is a folder|cannot be written)"):
+            main()
+
+
+def test_a_table_needs_no_folder_for_pictures(tmp_path, capsys):
+    data = write_episodes(tmp_path / "data", (3,))
+    (data / "inspect").touch()
+    with pytest.raises(ConfigError, match=r"--out .*/inspect cannot be written.*, such as --out inspect$"):
+        inspect_data.main(inspect_data.Args(data))
+    assert "1 episodes, 3 steps" in capsys.readouterr().out
+
+
+def test_results_are_kept_elsewhere_where_they_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text("an earlier one")
+    Path("gone").touch()
+    for i in (1, 2):
+        assert keep(Path("gone/r.json"), lambda path: path.write_text("results")) == (
+            f"{tmp_path}/gone/r.json cannot be written: file exists; it is in {tmp_path}/r_{i}.json instead"
+        ).replace(f"{tmp_path}/gone", "gone")
+        assert Path(f"r_{i}.json").read_text() == "results"
+    assert Path("r.json").read_text() == "an earlier one"
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
+    path, link = tmp_path / "r.json", tmp_path / "link.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+
+    def fail(partial: Path) -> None:
+        partial.write_text("ha")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        write_file(link, fail)
+    assert path.read_text() == "old"
+    write_file(link, lambda partial: partial.write_text("new"))
+    assert (path.read_text(), path.stat().st_mode & 0o777, link.is_symlink()) == ("new", 0o600, True)
+    assert {each.name for each in tmp_path.iterdir()} == {"r.json", "link.json"}
+    write_file(Path("/dev/null"), lambda device: device.write_text("new"))
+    assert Path("/dev/null").is_char_device()
+
+
+class _Pictures:
+    """Stands for environments: one grey frame each."""
+
+    def render(self) -> list[np.ndarray]:
+        return [np.full((16, 16, 3), 128, np.uint8)] * 2
+
+
+def test_a_film_that_cannot_be_written_does_not_end_the_rollout(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    paths = {1: tmp_path / "file" / "1.mp4", 2: tmp_path / "2.mp4"}
+    film = Film(_Pictures(), paths)  # pyright: ignore[reportArgumentType]
+    for t in range(4):
+        film(Step(t, (1, 2), {}, np.zeros((2, 14)), np.zeros(2), {}, last=t == 3))
+    assert paths[2].stat().st_size > 0
+    assert "1.mp4 cannot be written: " in capsys.readouterr().err
