@@ -22,7 +22,7 @@ TURN = 0.3  # share of its span that a gripper must travel for its turn to count
 LAG = 10  # steps within which a gripper follows its command
 GAP = 0.02  # share of the span; a gap must be larger than this, and than the noise, to be an object
 APPROACH = 500  # steps before a closing, or after an opening, in which the way there, or back, is looked for
-SAME_PLACE, NEARBY = 0.05, 0.12  # m
+SAME_PLACE, NEARBY = 0.06, 0.12  # m; simulated people come back to within 0.053 m, and try again within 0.08 m
 SAME_POSE, NEARBY_POSE = 0.1, 0.3  # in place of these for unknown kinematics: share of the span of each joint
 
 

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from test_grippers import EACH, UNKNOWN, demonstration
 from tiny import BLIND, SPEC, write_episodes
 
 import scripts.compare
@@ -34,9 +35,11 @@ import scripts.rollout
 import scripts.train
 import scripts.ways
 from act.checkpoint import describe, load_policy, read_checkpoint, to_bytes
+from act.grippers import find_failed_grasps
 from act.policies import make_policy
 from act.run_folder import RunFolder
 from demos.episode import Episode
+from demos.spec import ALOHA_JOINTS
 from envs.results import EpisodeResult, read_results, summarize
 from scripts.common import run
 
@@ -286,6 +289,22 @@ def test_damaged_files_of_a_run(tmp_path):
             folder.metrics.write_bytes(metrics)
             path.write_bytes(data)
             judge("runs", f"{path.name}: {mutation}", tried(show_run, [str(tmp_path)]))
+
+
+def test_grasps_are_never_taken_for_failed_ones():
+    """Whatever was held, however the gripper is built and wherever the arm goes."""
+    rng = random.Random(6)
+    for _ in range(300):
+        held = [rng.choice([0.0, rng.uniform(0.08, 0.9)]) for _ in range(rng.randrange(1, 5))]
+        way = {"carry": rng.choice([0.0, 0.3, -0.9]), "away": rng.choice([0.0, 0.1, -1.0])}
+        gripper = {"offset": rng.uniform(-0.1, 0.1), "noise": rng.choice([0.0, 0.003, 0.01, 0.02])}
+        gripper |= {"sign": rng.choice([1, -1]), "span": rng.choice([0.04, 1.0, 100.0, 4096.0])}
+        action, qpos = demonstration(*held, **way, **gripper)
+        failed = find_failed_grasps(action, qpos, rng.choice([ALOHA_JOINTS, UNKNOWN]))
+        attempts = [round((grasp.start - 30) / EACH) for grasp in failed]
+        COUNTS["grasps: left in"] += sum(1 for thickness in held if thickness)
+        COUNTS["grasps: failed ones found"] += len(failed)
+        assert not any(held[attempt] for attempt in attempts), f"{held}, {way}, {gripper}: {attempts} removed"
 
 
 COMMANDS: list[tuple[Any, Any, str]] = [
