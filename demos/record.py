@@ -7,15 +7,16 @@ Numbers and seeds go on behind the highest ones in the folder. An episode that s
 (unless it was the last one, of which nothing tells any more), and no file is ever replaced.
 """
 
-import multiprocessing
 import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
@@ -31,6 +32,7 @@ from demos.writer import EpisodeWriter, versions
 from envs.aloha import FPS, JOINT_NAMES
 from envs.bimanual import BimanualEnv
 from envs.rollout import make_vector_env, rollout
+from envs.workers import LostWorker, WorkerPool
 
 MAX_REJECTED_IN_A_ROW = 100
 PENDING = ".pending"  # whole episodes that wait for their number; hidden from every reader
@@ -139,14 +141,18 @@ def record(
         return Recording(recorded, rejected, before.missing)
     first, in_a_row = seed, 0
     progress(recorded, rejected)
-    with _Pool(config, folder, recorder, workers) as run:
-        running: deque[Future[Path | None] | _Elsewhere] = deque()
+
+    def kept() -> str:
+        return f"{folder}: {recorded} episodes are kept, and the same command goes on from there"
+
+    with _ends_told(kept), _Pool(config, folder, recorder, workers) as run:
+        running: deque[Callable[[], Path | None]] = deque()
         while recorded < episodes:
             while len(running) < run.ahead * size:
                 mine = (seed - first) % size == 0
-                running.append(run.submit(seed) if mine else _Elsewhere(pending, seed))
+                running.append(run.submit(seed) if mine else partial(_recorded_elsewhere, pending, seed))
                 seed += 1
-            path = running.popleft().result()
+            path = running.popleft()()
             if path is None:
                 rejected, in_a_row = rejected + 1, in_a_row + 1
                 if in_a_row >= MAX_REJECTED_IN_A_ROW:
@@ -166,9 +172,20 @@ def record(
     return Recording(recorded, rejected, before.missing)
 
 
+@contextmanager
+def _ends_told(kept: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and a lost process say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(kept()) from None
+    except LostWorker as error:
+        raise LostWorker(f"{error}. {kept()}") from error
+
+
 def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
     """Tries seeds for rank 0, a little ahead of it, until it has enough episodes."""
-    running: deque[tuple[int, Future[Path | None]]] = deque()
+    running: deque[tuple[int, Callable[[], Path | None]]] = deque()
     rest = iter(seeds)
     while not (pending / DONE).exists():
         while len(running) < run.ahead and len(list(pending.glob("seed_*"))) < 4 * run.ahead * size:
@@ -178,23 +195,19 @@ def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
             time.sleep(POLL)
             continue
         seed, done = running.popleft()
-        if done.result() is None:
+        if done() is None:
             (pending / f"seed_{seed}.failed").touch()
 
 
-class _Elsewhere:
-    """What becomes of a seed that another rank tries."""
-
-    def __init__(self, pending: Path, seed: int):
-        self._recorded, self._failed = pending / f"seed_{seed}.hdf5", pending / f"seed_{seed}.failed"
-
-    def result(self) -> Path | None:
-        while not self._failed.exists():
-            if self._recorded.exists():
-                return self._recorded
-            time.sleep(POLL)
-        self._failed.unlink()
-        return None
+def _recorded_elsewhere(pending: Path, seed: int) -> Path | None:
+    """Waits for the episode of a seed that another rank tries."""
+    recorded, failed = pending / f"seed_{seed}.hdf5", pending / f"seed_{seed}.failed"
+    while not failed.exists():
+        if recorded.exists():
+            return recorded
+        time.sleep(POLL)
+    failed.unlink()
+    return None
 
 
 @dataclass(frozen=True)
@@ -298,27 +311,22 @@ class _Pool:
 
     def __init__(self, config: RecordConfig, folder: Path, recorder: _Recorder, workers: int):
         self._here = recorder
-        self._processes: ProcessPoolExecutor | None = None
+        self._processes = WorkerPool(workers, _start_worker, (config, folder), "--workers") if workers > 1 else None
         self.ahead = 1 if workers <= 1 else 2 * workers
-        if workers > 1:
-            # Spawned: a fork would share the rendering context.
-            self._processes = ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _start_worker, (config, folder)
-            )
 
-    def submit(self, seed: int) -> Future[Path | None]:
+    def submit(self, seed: int) -> Callable[[], Path | None]:
+        """Records the episode of a seed; returns a function that waits for it."""
         if self._processes is not None:
-            return self._processes.submit(_record_in_worker, seed)
-        done: Future[Path | None] = Future()
-        done.set_result(self._here(seed))
-        return done
+            return partial(self._processes.result, self._processes.submit(_record_in_worker, seed))
+        path = self._here(seed)
+        return lambda: path
 
     def __enter__(self) -> "_Pool":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._processes is not None:
-            self._processes.shutdown(cancel_futures=True)
+            self._processes.__exit__(*error)
         self._here.venv.close()
 
 

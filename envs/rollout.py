@@ -3,20 +3,18 @@
 Here, and only here, the observation at step t is paired with the action commanded at t.
 """
 
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import check_registered
+from envs.workers import ParallelEnv
 
-VectorEnv = AsyncVectorEnv | SyncVectorEnv
+VectorEnv = ParallelEnv | SyncVectorEnv
 """Environments side by side, in processes of their own or in this one."""
 
 
@@ -59,6 +57,7 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
     Raises:
         EnvError: there is no such environment, or as the environment does; it is built once here, so that a mistake
             shows before workers start.
+        LostWorker: a worker cannot be started, or is killed later.
     """
     check_registered(env_id)
 
@@ -67,33 +66,10 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
 
         return gym.make(env_id, disable_env_checker=True, lazy=True, **settings)
 
-    def in_worker() -> gym.Env:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what it means
-        return build()
-
     build().close()
     if parallel if parallel is not None else num_envs > 1:
-        # Spawned, not forked: a fork would share the parent's threads' locks and its rendering context.
-        with _main_not_imported_again():
-            return AsyncVectorEnv([in_worker] * num_envs, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+        return ParallelEnv(build, num_envs)
     return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-
-
-@contextmanager
-def _main_not_imported_again() -> Iterator[None]:
-    """A spawned process imports the script that was started, and all that it imports: here, seconds of torch for each.
-
-    The environments need none of it, and a script without `if __name__ == "__main__"` would even run again.
-    """
-    main, names = sys.modules["__main__"], ("__file__", "__spec__")
-    kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
-    for name in kept:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
 
 
 def look(venv: VectorEnv) -> dict[str, np.ndarray]:

@@ -1,13 +1,16 @@
 """What every script shares: command line in, one clear line out when the user can mend what went wrong."""
 
+import atexit
 import errno
+import multiprocessing
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -18,26 +21,45 @@ Args = TypeVar("Args")
 USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
 """Module → its exception for the person at the keyboard."""
 
+AGAIN = 0.5  # s: a signal that follows another one sooner is the same one, sent by the terminal and by a parent
+
+
+class LostScript(Exception):
+    """A script that this one runs was killed."""
+
+
+_children: list[subprocess.Popen] = []  # scripts that this one has run
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the script ends as at Ctrl-C."""
+
 
 def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[str]], Args]) -> NoReturn:
     """Parses the command line, runs `main` and ends the process with its exit code.
 
-    Mistakes of the user and a full disk become one line on stderr and exit code 2, Ctrl-C 130. Where nobody reads the
-    output any more (`| head`), the process ends without a word, with 141 as if by SIGPIPE. Any other exception is a
-    mistake of ours and keeps its traceback.
+    Mistakes of the user, a full disk and a lost worker become one line on stderr and exit code 2. Ctrl-C gives 130 and
+    SIGTERM 143, with the words of the KeyboardInterrupt that arrives here; a second signal ends the process at once.
+    Where nobody reads the output any more (`| head`), the process ends without a word, with 141 as if by SIGPIPE. Any
+    other exception is a mistake of ours and keeps its traceback.
 
     Args:
         main: takes the parsed arguments; returns the exit code, None for 0.
         parse: a dataclass that tyro turns into a command line, or a function of the words behind the script's name.
     """
+    stopped: list[int] = []
+    atexit.register(_leave, stopped)  # the first one registered is called last
+    _catch_signals()
     try:
         args: Any = tyro.cli(parse) if isinstance(parse, type) else parse(sys.argv[1:])
         code = main(args)
         sys.stdout.flush()
         sys.exit(code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        print(f"{word}: {stop}" if str(stop) else word, file=sys.stderr)
+        stopped.append(code)
+        sys.exit(code)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(141)
@@ -45,6 +67,48 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        end_workers()
+
+
+def _leave(stopped: Sequence[int]) -> None:
+    """Leaves the interpreter at once where a signal has ended the script: to take torch down lasts seconds."""
+    if stopped:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(stopped[0])
+
+
+def _catch_signals() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt and Terminated; the second of them ends the process at once."""
+    first = 0.0
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        if time.monotonic() - first > AGAIN:
+            end_at_once(128 + number)
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) is handler:  # else whoever started the process wants it ignored
+            signal.signal(number, stop)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Ends the process and its workers without any clean-up. Files appear when they are whole, so none is damaged."""
+    os.write(2, b"\ninterrupted again, ended at once\n")
+    end_workers()
+    os._exit(code)
+
+
+def end_workers() -> None:
+    """Kills the processes that this one has started and that still run: nobody waits for them any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a DataLoader's handler would complain
+    for child in (*multiprocessing.active_children(), *_children):
+        child.kill()
 
 
 @contextmanager
@@ -67,10 +131,37 @@ def step(script: str, *arguments: object) -> float:
     words = [str(word) for word in arguments]
     print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
     start = time.perf_counter()
-    code = subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *words], check=False).returncode
+    call([sys.executable, str(Path(__file__).with_name(script)), *words])
+    return time.perf_counter() - start
+
+
+def call(words: Sequence[str], **settings: Any) -> None:
+    """Runs a script that tells its own errors; one that fails ends this process with its exit code.
+
+    Args:
+        words: the command line.
+        settings: of `subprocess.Popen`.
+
+    Raises:
+        LostScript: it was killed.
+    """
+    process = subprocess.Popen(words, **settings)
+    _children.append(process)
+    try:
+        while (code := process.poll()) is None:
+            time.sleep(0.05)  # not `wait`: Ctrl-C would wait there for another 0.25 s
+    except KeyboardInterrupt as stop:
+        # A terminal has sent it Ctrl-C, too, and it counts both as one. It has something to save, so it is waited for.
+        process.send_signal(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        code = process.wait() or 130
+    if code < 0:
+        name = " ".join(words[1:2]) if words[0] == sys.executable else words[0]
+        raise LostScript(
+            f"{name} was killed by {signal.Signals(-code).name}, by hand or for want of memory; what it saved is kept, "
+            "and the same command goes on there"
+        )
     if code:
         sys.exit(code)
-    return time.perf_counter() - start
 
 
 def columns(lines: Sequence[Sequence[str]]) -> str:
@@ -103,8 +194,10 @@ def _line_for_user(error: Exception) -> str:
     """What to tell about an error that the user can mend; empty for any other."""
     # Without importing: an exception can only come from a module that is loaded, and some scripts need no simulator.
     loaded: list[Any] = [getattr(sys.modules[name], kind) for name, kind in USER_ERRORS.items() if name in sys.modules]
-    if isinstance(error, tuple(loaded)):
+    if isinstance(error, (LostScript, *loaded)):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptor is left; raise their number with `ulimit -n 4096` and run the same command again"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.filename or 'output'}: no space left on the device; make room and run the same command again"
     return ""
