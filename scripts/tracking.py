@@ -1,18 +1,20 @@
 """Weights & Biases for all scripts: one W&B run per run folder, continued whenever that folder is continued.
 
-Nothing here ever asks on the terminal, and no entity is set: W&B's own environment variables (WANDB_PROJECT,
-WANDB_ENTITY, WANDB_DIR, …) decide.
+Nothing here ever asks on the terminal or ends the work. W&B's own environment variables decide where no flag does:
+WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_RUN_ID, WANDB_RESUME, WANDB_DIR, …
 """
 
-import netrc
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
+
+from scripts.wandb_run import finish_run, mode_from, open_run, quiet_environment, run_path, shorten
 
 Mode = Literal["offline", "online", "disabled"]
+ID = "wandb_id.txt"
 
 
 class Tracker:
@@ -20,83 +22,97 @@ class Tracker:
 
     Args:
         mode: "offline" writes to `folder`/wandb (or WANDB_DIR); "online" uploads, or turns to offline without a login
-            or a connection; "disabled" does nothing.
+            or a connection; "disabled" does nothing. None leaves it to WANDB_MODE and WANDB_DISABLED.
         folder: the run folder. The run's id is kept in it, so that training, its resumption and its evaluation are
-            one run.
+            one run, wherever the folder is moved.
         config: the settings to show.
         project: None leaves it to WANDB_PROJECT or W&B's default.
+        default: the mode where neither `mode` nor the environment tells one.
+
+    Raises:
+        ConfigError: WANDB_MODE decides, and W&B has no such mode.
     """
 
-    def __init__(self, mode: Mode, folder: Path, config: Mapping[str, Any], project: str | None = None):
-        self._run, self._folder = None, folder
-        if mode == "disabled":
+    def __init__(
+        self,
+        mode: str | None,
+        folder: Path,
+        config: Mapping[str, Any],
+        project: str | None = None,
+        default: Mode = "offline",
+    ):
+        self._run, self._stack = None, ExitStack()
+        if (mode := mode_from(mode, default)) == "disabled":
             return
-        import wandb  # takes a second, which nobody should wait for who does not use it
-
-        if mode == "online" and not logged_in():
-            print("W&B: no login found (run `wandb login`), so this run stays offline")
-            mode = "offline"
-        settings: dict[str, Any] = {
-            "project": project,
-            "name": folder.name,
-            "id": self._id(),
-            "resume": "allow",
-            "dir": os.environ.get("WANDB_DIR", str(folder)),
-            "config": dict(config),
-            "settings": wandb.Settings(silent=True, console="off"),
-        }
-        try:
-            self._run = wandb.init(mode=mode, **settings)
-        except wandb.Error as error:
-            print(f"W&B: cannot be reached ({error}), so this run stays offline")
-            self._run = wandb.init(mode="offline", **settings)
-        self._run.define_metric("*", step_metric="step")  # W&B's own counter would drop what a resumed run repeats
-        offline = f"offline; upload it with: wandb sync {Path(self._run.dir).parent}"
+        self._stack.enter_context(quiet_environment(mode, folder))
+        # What the environment tells is left to wandb: arguments of wandb.init would override it.
+        options = {"project": project, "config": dict(config), "id": _run_id(folder)}
+        options |= {} if os.environ.get("WANDB_NAME") else {"name": folder.resolve().name}
+        options |= {} if os.environ.get("WANDB_RESUME") else {"resume": "allow"}
+        self._run = open_run(mode, folder, **options)
+        if self._run is None:
+            self._stack.close()
+            return
+        offline = f"offline; upload it with: wandb sync {run_path(self._run)}"
         print(f"W&B: {offline if self._run.offline else self._run.url}")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One record of metrics; "step" is the training step that it belongs to."""
-        if self._run is not None:
-            self._run.log(dict(record))
+        self._send(lambda: dict(record))
 
     def log_videos(self, step: int, videos: Mapping[str, Path]) -> None:
         """Name → video file."""
-        if self._run is not None:
+
+        def media() -> dict[str, Any]:
             from wandb import Video
 
-            media = {f"videos/{name}": Video(str(path), format="mp4") for name, path in videos.items()}
-            self._run.log({"step": step, **media})
+            return {f"videos/{name}": Video(str(path), format="mp4") for name, path in videos.items()}
+
+        self._send(lambda: {"step": step, **media()})
 
     def log_table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with equal keys: results by seed, say."""
-        if self._run is not None and rows:
+
+        def table() -> Any:
             from wandb import Table
 
-            table = Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-            self._run.log({"step": step, name: table})
+            return Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+
+        if rows:
+            self._send(lambda: {"step": step, name: table()})
+
+    def _send(self, make: Callable[[], dict[str, Any]]) -> None:
+        if self._run is None:
+            return
+        try:
+            self._run.log(make())
+        except Exception as error:  # its service was killed, say, or its disk is full
+            print(f"W&B: logging ends here ({shorten(error)}); the work goes on")
+            self._close()
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
+        self._close()
 
-    def _id(self) -> str:
-        path = self._folder / "wandb_id.txt"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(secrets.token_hex(4))
-        return path.read_text().strip()
+    def _close(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            finish_run(run)
+        self._stack.close()
 
 
-def logged_in() -> bool:
-    """Whether W&B finds credentials by itself: WANDB_API_KEY, or the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+def _run_id(folder: Path) -> str:
+    """The W&B id of a run folder: WANDB_RUN_ID's, or the one kept in it, or a new one, kept if that is possible."""
+    path, given = folder / ID, os.environ.get("WANDB_RUN_ID", "")
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        if path.exists() and (kept := path.read_text().strip()):
+            return given or kept
+        new = given or secrets.token_hex(4)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(new)
+    except (OSError, UnicodeDecodeError) as error:
+        new = given or secrets.token_hex(4)
+        print(f"W&B: {path} cannot be used ({shorten(error)}), so a continued run will be another one there")
+    return new
