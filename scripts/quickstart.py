@@ -18,6 +18,7 @@ from scripts.common import run, step
 from scripts.outputs import check_folder, only_writer
 from scripts.record import usual_workers
 from scripts.rollout import Args as RolloutArgs
+from scripts.wandb_run import Mode, mode_from
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Args:
     """A few demonstrations and steps: shows that everything works."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    wandb: str = "disabled"
-    """offline, online or disabled."""
+    wandb: Mode | None = None
+    """Weights & Biases; default: WANDB_MODE, else disabled."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ FAST = Size(demonstrations=4, steps=50, rollouts=4, videos=1)
 def main(args: Args) -> None:
     size = FAST if args.fast else FULL
     out = args.out or Path("runs") / f"quickstart_{args.task}{'_fast' if args.fast else ''}"
+    mode = mode_from(args.wandb, "disabled")
     check_folder("--out", out)
     with only_writer(out, "quick start"):
-        run_all(args, size, out)
+        run_all(args, size, out, mode)
 
 
-def run_all(args: Args, size: Size, out: Path) -> None:
+def run_all(args: Args, size: Size, out: Path, mode: Mode) -> None:
     """Records, trains, rolls out and draws, and tells what came of it."""
     data, policy, results = out / "demonstrations", out / "policy", out / "results.json"
-    train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", args.wandb]
+    train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", mode]
     announced = None if data.exists() else announce(args, size)
     train += [] if size.steps is None else ["--steps", size.steps, "--warmup-steps", size.steps // 10]
     seconds = {
@@ -72,7 +74,7 @@ def run_all(args: Args, size: Size, out: Path) -> None:
         "training": step("train.py", *train, "--resume"),
         "rollouts": step(
             "rollout.py", "--checkpoint", policy, "--episodes", size.rollouts, "--videos", size.videos,
-            "--video-dir", out / "videos", "--json", results, "--device", args.device, "--wandb", args.wandb,
+            "--video-dir", out / "videos", "--json", results, "--device", args.device, "--wandb", mode,
         ),
         "pictures": step("inspect_data.py", data, "--out", out / "pictures"),
     }  # fmt: skip

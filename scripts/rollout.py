@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +28,7 @@ from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
 from scripts.outputs import check_file, check_folder, keep
 from scripts.tracking import Tracker
+from scripts.wandb_run import Mode, mode_from
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.agent import PolicyAgent
@@ -61,8 +62,8 @@ class Args:
     """Write settings, summary and per-seed results to this file."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    wandb: Literal["offline", "online", "disabled"] = "disabled"
-    """Log to the W&B run of the run folder."""
+    wandb: Mode | None = None
+    """Log to the W&B run of the run folder; default: WANDB_MODE, else disabled."""
     wandb_project: str | None = None
     """Its project; without it, WANDB_PROJECT or W&B's own default."""
 
@@ -74,13 +75,14 @@ def main(args: Args) -> None:
     if args.draws > 1 and (args.agent.sample == "mean" or args.videos):
         wrong = "--videos films each seed once" if args.videos else "--sample mean draws nothing"
         raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
+    mode_from(args.wandb, "disabled")  # or it raises, before anything is rolled out
     check_file("--json", args.json)
     checkpoint = find_checkpoint(args.checkpoint)
     # The newest few checkpoints of a run lie one folder further down.
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     video_dir = args.video_dir or folder / "rollout"
     check_folder("--video-dir", video_dir if args.videos else None, "name another --video-dir")
-    if args.wandb != "disabled":
+    if args.wandb not in (None, "disabled"):
         check_folder("--wandb", Path(os.environ.get("WANDB_DIR") or folder), "set WANDB_DIR to another folder")
 
     from act.checkpoint import checksum, load_policy
@@ -161,7 +163,7 @@ def report(
     if films:
         print(f"films: {next(iter(films.values())).parent}")
         problems.append("" if len(shown) == len(films) else f"{len(films) - len(shown)} films could not be written")
-    with Tracker(args.wandb, folder, {}, args.wandb_project) as tracker:
+    with Tracker(mode_from(args.wandb, "disabled"), folder, {}, args.wandb_project) as tracker:
         step = read_checkpoint(Path(source["checkpoint"]))["step"]
         tracker.log({"step": step, **{f"rollout/{name}": value for name, value in flat(summary).items()}})
         tracker.log_table(step, "rollout/episodes", rows)

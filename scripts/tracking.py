@@ -9,11 +9,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scripts.wandb_run import finish_run, mode_from, open_run, quiet_environment, run_path, shorten
+from scripts.wandb_run import Mode, finish_run, open_run, quiet_environment, run_path, shorten
 
-Mode = Literal["offline", "online", "disabled"]
 ID = "wandb_id.txt"
 
 
@@ -22,27 +21,17 @@ class Tracker:
 
     Args:
         mode: "offline" writes to `folder`/wandb (or WANDB_DIR); "online" uploads, or turns to offline without a login
-            or a connection; "disabled" does nothing. None leaves it to WANDB_MODE and WANDB_DISABLED.
+            or a connection; "shared" does too, beside other processes; "disabled" does nothing. See
+            `scripts.wandb_run.mode_from`.
         folder: the run folder. The run's id is kept in it, so that training, its resumption and its evaluation are
             one run, wherever the folder is moved.
         config: the settings to show.
         project: None leaves it to WANDB_PROJECT or W&B's default.
-        default: the mode where neither `mode` nor the environment tells one.
-
-    Raises:
-        ConfigError: WANDB_MODE decides, and W&B has no such mode.
     """
 
-    def __init__(
-        self,
-        mode: str | None,
-        folder: Path,
-        config: Mapping[str, Any],
-        project: str | None = None,
-        default: Mode = "offline",
-    ):
+    def __init__(self, mode: Mode, folder: Path, config: Mapping[str, Any], project: str | None = None):
         self._run, self._stack = None, ExitStack()
-        if (mode := mode_from(mode, default)) == "disabled":
+        if mode == "disabled":
             return
         self._stack.enter_context(quiet_environment(mode, folder))
         # What the environment tells is left to wandb: arguments of wandb.init would override it.

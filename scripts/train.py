@@ -34,7 +34,8 @@ from act.train_config import TrainConfig
 from demos.episode import find_episodes
 from scripts.common import run
 from scripts.outputs import check_folder, only_writer
-from scripts.tracking import Mode, Tracker
+from scripts.tracking import Tracker
+from scripts.wandb_run import Mode, mode_from
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.distributed import World
@@ -63,8 +64,9 @@ class Args:
     """How chunks are generated: act, regression, autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
     resume: bool = False
     """Continue the run in the folder; start one if there is none."""
-    wandb: Mode = "offline"
-    """Weights & Biases. Online without a login runs offline and says how to upload later."""
+    wandb: Mode | None = None
+    """Weights & Biases; default: WANDB_MODE, else offline. Online without a login or a connection runs offline and says
+    how to upload later."""
     wandb_project: str | None = None
     """W&B project; otherwise WANDB_PROJECT or W&B's default."""
     eval_episodes: int = 20
@@ -120,6 +122,7 @@ def parse(argv: list[str]) -> Args:
 
 def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
+    mode_from(args.wandb, "offline")  # or it raises, before the data are read
     check_folder("--out", args.out)
     paths, threads = [path for folder in args.data for path in find_episodes(folder)], Threads(args.training.threads)
     with only_writer(args.out, "training"):
@@ -186,7 +189,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     say(f"targets: {dataset.changes}")
     say(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
     with ExitStack() as stack:
-        mode = args.wandb if world.is_main else "disabled"
+        mode = mode_from(args.wandb, "offline") if world.is_main else "disabled"
         tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
         evaluate = None
         if config.eval_every and world.is_main:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 from act.errors import ConfigError
 
@@ -20,7 +20,8 @@ FINISH_SECONDS = 10
 LEAST_SPACE = 1 << 20
 """Bytes that must be free: wandb's log and the record of a short run."""
 
-MODES = {
+Mode = Literal["offline", "online", "shared", "disabled"]
+MODES: dict[str, Mode] = {
     "online": "online",
     "offline": "offline",
     "disabled": "disabled",
@@ -31,7 +32,7 @@ MODES = {
 """What WANDB_MODE may be, and the mode that it means."""
 
 
-def mode_from(flag: str | None, default: str) -> str:
+def mode_from(flag: Mode | None, default: Mode) -> Mode:
     """The mode of a run: the flag's, or where none was given that of WANDB_DISABLED or WANDB_MODE, or `default`.
 
     Raises:
@@ -47,7 +48,7 @@ def mode_from(flag: str | None, default: str) -> str:
     return MODES[given.lower()] if given else default
 
 
-def open_run(mode: str, directory: Path, **options: Any) -> Any:
+def open_run(mode: Mode, directory: Path, **options: Any) -> Any:
     """A W&B run in this mode; offline where online fails; None, with a line that says why, where that fails too.
 
     Args:
@@ -106,7 +107,7 @@ def run_path(run: Any) -> Path:
     return Path(run.dir).resolve().parent
 
 
-def _init(wandb: Any, mode: str, directory: Path, options: Mapping[str, Any]) -> Any:
+def _init(wandb: Any, mode: Mode, directory: Path, options: Mapping[str, Any]) -> Any:
     known = {"silent": True, "console": os.environ.get("WANDB_CONSOLE", "off")}
     bounds = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
     fields = getattr(wandb.Settings, "model_fields", {})
@@ -140,7 +141,7 @@ def _root(directory: Path) -> Path:
 
 
 @contextmanager
-def quiet_environment(mode: str, directory: Path) -> Iterator[None]:
+def quiet_environment(mode: Mode, directory: Path) -> Iterator[None]:
     """W&B's environment variables for as long as a run is open.
 
     No reports about W&B itself, for which a process would wait at its end when there is no network. Where HOME cannot
