@@ -117,6 +117,8 @@ def roll_out(
     """This process' share of the episodes, those in `films` filmed, with the words that they are told."""
     if not seeds:
         return []
+    if agent.policy.sentences is not None:
+        agent.policy.sentences([agent.instruct(seed) for seed in seeds])  # an encoder that fails does so now
     seeds = [seed for seed in seeds for _ in range(args.draws)]
     waves = max(1, args.num_envs // args.draws) * args.draws  # all draws of a seed in one of them
     render_mode = "rgb_array" if films else None
