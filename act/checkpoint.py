@@ -150,6 +150,51 @@ def load_policy(
     return policy.to(device).eval()
 
 
+def start_from(policy: Policy, path: Path | str) -> None:
+    """Gives a new policy the weights of a trained one, averaged (EMA) where there are any, and its normaliser.
+
+    The statistics stay those of the trained one because its weights were learnt for them: the new policy acts as it
+    does until it is trained. Its horizon is at least that one's.
+
+    Args:
+        policy: freshly made, of the same architecture.
+        path: a checkpoint file or a run folder, see `find_checkpoint`.
+
+    Raises:
+        ConfigError: there is no usable checkpoint, or its weights do not fit; names the settings that differ.
+    """
+    path = find_checkpoint(path)
+    contents = read_checkpoint(path)
+    there, here = contents["policy_config"], asdict(policy.config)
+    spec = EpisodeSpec.from_dict(contents["spec"])
+    cameras = there.get("cameras") or tuple(spec.cameras if there.get("cameras") is None else ())
+    changed = [f"{name} {there[name]!r} → {value!r}" for name, value in here.items() if there.get(name, value) != value]
+    if (family := policy_name(policy.config)) != contents["policy"]:
+        changed.insert(0, f"policy {contents['policy']} → {family}")
+    for name, old, new in (
+        ("cameras", ", ".join(cameras), ", ".join(policy.cameras)),
+        ("joints", ", ".join(spec.joint_names), ", ".join(policy.spec.joint_names)),
+        ("size of env_state", spec.env_state_dim, policy.spec.env_state_dim),
+    ):
+        if old != new and not (name == "size of env_state" and not policy.uses_env_state):
+            changed.append(f"{name} {old or 'none'} → {new or 'none'}")
+    fits = family == contents["policy"] and list(cameras) == list(policy.cameras)
+    fits = fits and spec.joint_names == policy.spec.joint_names
+    try:
+        if fits:
+            policy.load_state_dict(contents.get("ema") or contents["weights"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        changed = changed or [" ".join(str(error).split())[:160]]
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"{path} does not fit the new run: {'; '.join(changed)}; use its settings and --init, or train anew"
+        )
+    if wrong := [name for name, value in policy.state_dict().items() if not torch.isfinite(value).all()]:
+        raise ConfigError(f"{path}: weights {wrong[0]} are NaN or infinite; use another checkpoint of its run")
+    policy.demonstrated_steps = max(policy.demonstrated_steps, int(contents.get("demonstrated_steps", 0)))
+
+
 def check_env_matches(policy: Policy, env_spec: EpisodeSpec) -> None:
     """Refuses a rollout in an environment that does not show or take what the policy was trained with.
 

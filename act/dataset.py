@@ -161,12 +161,14 @@ class ChunkDataset:
             phrasing.append(own[np.random.default_rng(episode.seed or 0).integers(len(own), size=len(kept))])
         self._phrasing = torch.from_numpy(np.concatenate(phrasing))  # (S,) into `sentences`
 
-    def embed(self, sentences: Sentences) -> None:
+    def embed(self, sentences: Sentences, fit: bool = True) -> None:
         """Turns what the episodes tell into numbers, which batches then have.
 
-        That an episode's phrasings mean the same is what `sentences` are fitted to.
+        That an episode's phrasings mean the same is what `sentences` are fitted to, unless not `fit`: then they stay
+        as another run fitted them.
         """
-        sentences.fit([episode.instructions for episode in self.episodes])
+        if fit:
+            sentences.fit([episode.instructions for episode in self.episodes])
         self.instructions = sentences(self.sentences)  # (N, text_dim)
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -180,6 +182,18 @@ class ChunkDataset:
     def checksum(self) -> int:
         """Of all actions in order: tells whether a folder still holds the same episodes."""
         return zlib.crc32(self.action.cpu().numpy().tobytes())
+
+    def episodes_checksum(self) -> int:
+        """Of what the files hold, their frames aside, in order: unlike `checksum`, no setting and no version of what is
+        made of it moves it."""
+        found = 0
+        for each in self.episodes:
+            arrays = (each.qpos, each.action, each.expert_action, each.env_state, each.human)
+            parts = [b"" if a is None else np.ascontiguousarray(a, np.float32).tobytes() for a in arrays]
+            words = "\n".join(each.instructions).encode()
+            for part in (str(each.length).encode(), *parts, words):
+                found = zlib.crc32(part, found)
+        return found
 
     def frame_bytes(self) -> int:
         """Bytes of all frames of the chosen cameras, decoded."""

@@ -58,12 +58,16 @@ class RunFolder:
             if self.path.is_dir() and (found := sorted(p.name for p in self.path.iterdir() if p.name != LOCK)):
                 raise ConfigError(f"{self.path} holds {found[0]} and no run; use an empty or another --out")
         else:
-            names = [name for name in old | new if name not in free and old.get(name) != new.get(name)]
+            names = [
+                name for name in old | new if name not in free | _compared(old, new) and old.get(name) != new.get(name)
+            ]
             if names:
                 changed = "; ".join(f"{name} {_text(old, name)} there, {_text(new, name)} now" for name in names)
+                other_data = {"episodes", "episodes_checksum", "data_checksum"} & set(names)
+                start = f" with --init {self.path}, to start from its weights" if other_data and resume else ""
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({changed}); "
-                    "use its settings and --resume to continue it, or another --out"
+                    f"use its settings and --resume to continue it, or another --out{start}"
                 )
             if not resume:
                 raise ConfigError(f"{self.path} already holds this run; use --resume to continue it, or another --out")
@@ -107,6 +111,41 @@ class RunFolder:
         """Forgets what metrics.jsonl tells about later steps."""
         kept = [record for record in self.history() if record["step"] <= step]
         write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def find_data(stored: dict, folder: Path) -> tuple[Path, ...]:
+    """The data folders of the run with these settings in `folder`, wherever both were moved together.
+
+    Raises:
+        ConfigError: one is not where it was, nor in the same place as seen from the run folder; or the settings are
+            damaged.
+    """
+    found, run = [], folder.resolve()
+    data = stored.get("data")
+    if not isinstance(data, list) or not all(isinstance(told, str) for told in data):
+        raise ConfigError(f"{folder}/config.json is damaged (data is {data!r}); put it back, or train anew")
+    from_run = stored.get("data_from_run") or [None] * len(data)
+    for told, relative in zip(data, from_run, strict=False):
+        places = [Path(told)]
+        if relative is not None:
+            places.append(Path(os.path.normpath(run / relative)))
+        elif not Path(told).is_absolute():  # older runs tell no more than what was typed, from a folder above the run's
+            places += [parent / told for parent in run.parents]
+        if not (there := [place for place in places if place.exists()]):
+            looked = " or ".join(dict.fromkeys(str(place.absolute()) for place in places[:2]))
+            raise ConfigError(f"the data of the run in {folder} are not in {looked}; say where they are with --data")
+        found.append(there[0])
+    return tuple(found)
+
+
+def _compared(old: dict, new: dict) -> set[str]:
+    """Settings that say nothing about whether the run is the same: where the data are, and which checksum is of no
+    use. Old runs have none of the episodes' files, but of what was made of them."""
+    both = "episodes_checksum" in old and "episodes_checksum" in new
+    ignored = {"data", "data_from_run", "init"} | ({"data_checksum"} if both else {"episodes_checksum"})
+    if old.get("episodes") != new.get("episodes"):  # which says it all
+        ignored |= {"data_checksum", "episodes_checksum"}
+    return ignored
 
 
 def find_checkpoint(path: Path | str) -> Path:

@@ -6,13 +6,16 @@
     python scripts/train.py --data data/transfer_cube --out runs/flow --policy flow-matching --help   # its own settings
 
 Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
-since the run folder knows the rest.
+since the run folder knows the rest. On more demonstrations, a new run goes on from its weights:
+
+    python scripts/train.py --data data/transfer_cube data/more --out runs/more --init runs/cube
 
 On several GPUs or machines torchrun starts one process for each; --batch-size is theirs together:
 
     torchrun --nproc-per-node 8 scripts/train.py --data data/transfer_cube --out runs/cube --batch-size 64
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -25,10 +28,10 @@ from tyro.conf import OmitArgPrefixes, Suppress
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from act.policies import POLICIES, make_policy
+from act.policies import POLICIES, make_policy, policy_name
 from act.policies.config import AnsweringConfig
 from act.presets import settings
-from act.run_folder import RunFolder
+from act.run_folder import RunFolder, find_checkpoint, find_data
 from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_episodes
@@ -63,7 +66,10 @@ class Args:
     family: Annotated[str, tyro.conf.arg(name="policy")] = "act"
     """How chunks are generated: act, regression, autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
     resume: bool = False
-    """Continue the run in the folder; start one if there is none."""
+    """Continue the run in the folder; start one if there is none. If its data were moved, give --data."""
+    init: Path | None = None
+    """Start a new run from the weights of another run: its folder or a checkpoint. The policy's settings default to
+    those of that run, and the normaliser keeps its statistics, so that at step 0 both act the same."""
     wandb: Mode | None = None
     """Weights & Biases; default: WANDB_MODE, else offline. Online without a login or a connection runs offline and says
     how to upload later."""
@@ -81,7 +87,9 @@ class Args:
     def settings(self) -> dict[str, Any]:
         """Flat, as config.json holds them."""
         own = {
-            "data": [str(folder) for folder in self.data],
+            "data": [str(folder.absolute()) for folder in self.data],
+            "data_from_run": [_relative(folder, self.out) for folder in self.data],
+            "init": None if self.init is None else str(self.init.absolute()),
             "preset": self.preset,
             "policy": self.family,
             "eval_episodes": self.eval_episodes,
@@ -94,19 +102,23 @@ class _First:
     """What decides where the other settings start from."""
 
     out: Path | None = None
+    data: tuple[Path, ...] = ()
     preset: str = "cpu"
-    policy: str = "act"
+    policy: str | None = None
     text_encoder: str = ""
     resume: bool = False
+    init: Path | None = None
 
 
 def parse(argv: list[str]) -> Args:
     """The command line over the preset, or over the settings of the run that is resumed."""
     first, _ = tyro.cli(_First, args=argv, add_help=False, return_unknown_args=True)
     stored = RunFolder(first.out).settings() if first.out and first.resume else None
-    if stored:
+    if stored and first.out:
+        data = first.data or find_data(stored, first.out)
         try:
-            defaults = {"out": first.out, "data": tuple(map(Path, stored["data"])), "preset": stored["preset"]}
+            defaults = {"out": first.out, "data": data, "preset": stored["preset"]}
+            defaults["init"] = Path(stored["init"]) if stored.get("init") else None
             family = stored.get("policy", "act")  # the only one there once was
             defaults |= {"eval_episodes": stored["eval_episodes"], "family": family}
             policy, training = _pick(POLICIES[family][0], stored), _pick(TrainConfig, stored)
@@ -114,10 +126,29 @@ def parse(argv: list[str]) -> Args:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{first.out}/config.json is damaged ({reason}); put it back, or train anew") from error
     else:
-        policy, training = settings(first.preset, first.policy, told=bool(first.text_encoder))
-        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": first.policy}
+        family, encoder = first.policy or "act", first.text_encoder
+        start = None if first.init is None else _start_from(first.init, first.policy)
+        if start is not None:
+            family, encoder = policy_name(start), start.text_encoder
+        policy, training = settings(first.preset, family, told=bool(encoder))
+        policy = start or policy
+        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": family}
     defaults["named_encoder"] = first.text_encoder
     return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
+
+
+def _start_from(path: Path, family: str | None) -> AnsweringConfig:
+    """The settings of the policy that a new run starts from."""
+    from act.checkpoint import read_checkpoint
+
+    stored = read_checkpoint(find_checkpoint(path))
+    if (there := stored["policy"]) not in POLICIES or family not in (None, there):
+        known = ", ".join(POLICIES) if family is None else family
+        raise ConfigError(f"{path} is a policy of the family {there}, and --init cannot make it another one ({known})")
+    try:
+        return POLICIES[there][0](**stored["policy_config"])
+    except TypeError as error:
+        raise ConfigError(f"{path} does not fit this version ({error}); use the version that wrote it") from error
 
 
 def main(args: Args) -> int:
@@ -141,6 +172,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     """The same in one of the processes that torchrun started, or the only one."""
     import torch
 
+    from act.checkpoint import start_from
     from act.curves import plot_curves
     from act.dataset import ChunkDataset
     from act.device import pick_device
@@ -167,15 +199,22 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     if config.eval_every and not dataset.spec.env_id:
         raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
-    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists())
+    init = None if folder.last.exists() else args.init
+    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists() and init is None)
     if policy.sentences is not None:
         policy.sentences = _sentences(args, folder)
-        dataset.embed(policy.sentences)
+        dataset.embed(policy.sentences, fit=args.init is None)
     policy.normalizer.fit(dataset.stats())
     policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.skip_pauses
+    if init is not None:
+        start_from(policy, init)
 
     settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
+    settings["episodes_checksum"] = dataset.episodes_checksum()
     settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
+    before = folder.settings() or {}
+    if folder.last.exists():
+        settings["init"] = before.get("init")
     world.on_main(lambda: folder.claim(settings, args.resume, config.free_on_resume))
     parameters = sum(p.numel() for p in policy.parameters())
     processes = f", {world.size} processes" if world.size > 1 else ""
@@ -187,6 +226,10 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     say(f"data: {starts}, from {len(dataset.episodes)} episodes")
     say(f"targets: {dataset.changes}")
+    if before.get("data_checksum", settings["data_checksum"]) != settings["data_checksum"]:
+        say("the episodes are those of before, but this version learns otherwise from them than the one before")
+    if init is not None:
+        say(f"starting from the weights of {find_checkpoint(init)}")
     say(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
     with ExitStack() as stack:
         mode = mode_from(args.wandb, "offline") if world.is_main else "disabled"
@@ -229,7 +272,8 @@ def _sentences(args: Args, folder: RunFolder) -> "Sentences":
     from act.language import Sentences
 
     config = args.policy
-    stored = read_checkpoint(folder.last).get("sentences") if args.resume and folder.last.exists() else None
+    source = folder.last if args.resume and folder.last.exists() else args.init
+    stored = None if source is None else read_checkpoint(find_checkpoint(source)).get("sentences")
     sentences = Sentences.from_checkpoint(stored or {"encoder": config.text_encoder, "dim": config.text_dim})
     if args.named_encoder:
         sentences.trust(args.named_encoder)
@@ -259,6 +303,13 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
         return {name: summary[name] for name in names if name in summary}
 
     return success
+
+
+def _relative(path: Path, start: Path) -> str | None:
+    try:
+        return os.path.relpath(path.resolve(), start.resolve())
+    except ValueError:  # another drive of Windows
+        return None
 
 
 def _pick(config: type, stored: dict[str, Any]) -> Any:
