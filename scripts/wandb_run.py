@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
@@ -100,6 +100,8 @@ def finish_run(run: Any) -> None:
         print(f"W&B: the server did not take everything in time; upload the rest with: {sync}")
     elif failed:
         print(f"W&B: the run did not end well ({shorten(failed[0])}); what is whole uploads with: {sync}")
+        with suppress(Exception):  # else wandb prints a traceback as the process ends
+            sys.modules["wandb"].teardown()
 
 
 def run_path(run: Any) -> Path:
