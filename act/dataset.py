@@ -36,6 +36,7 @@ from act.threads import allowed_cores
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
+from demos.spec import JpegColors
 
 ENCODED_AT_ONCE = 16  # frames: few enough for the processor's caches
 
@@ -57,6 +58,7 @@ class ChunkDataset:
         beginnings: share of the starts to train on that are among the first of an episode, see `act.starts.begun`.
         instructed: the episodes tell what was to be done; they may be of several tasks, of which each then gives as
             many starts as the others (those of shorter ones are taken again).
+        jpeg_colors: the order of the colours in JPEG frames, see `demos.episode.Episode`.
 
     Attributes:
         spec: what the episodes contain.
@@ -65,8 +67,8 @@ class ChunkDataset:
         changes: one line that says what is learnt otherwise than the files have it.
 
     Raises:
-        EpisodeError: a file is damaged, or files disagree.
-        ConfigError: an unknown camera, a chunk longer than every episode.
+        EpisodeError: a file is damaged, files disagree, or a camera is unknown.
+        ConfigError: a chunk longer than every episode.
     """
 
     def __init__(
@@ -82,16 +84,14 @@ class ChunkDataset:
         skip_misses: bool = False,
         beginnings: float = 0.0,
         instructed: bool = False,
+        jpeg_colors: JpegColors = "auto",
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
-        self.spec = check_dataset(self.paths, several_tasks=instructed)
+        self.spec = check_dataset(self.paths, instructed, cameras, jpeg_colors)
         self.cameras = tuple(self.spec.cameras if cameras is None else cameras)
         self.chunk_size, self.seed = chunk_size, seed
-        if unknown := [name for name in self.cameras if name not in self.spec.cameras]:
-            known = ", ".join(self.spec.cameras) or "none"
-            raise ConfigError(f"camera {unknown[0]} is not in {self.paths[0].parent}; its cameras: {known}")
 
-        self.episodes = [Episode(path) for path in self.paths]
+        self.episodes = [Episode(path, cameras=cameras, jpeg_colors=jpeg_colors) for path in self.paths]
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
         self.targets = [
             targets_of(episode, chunk_size + 1, skip_pauses=skip_pauses, skip_misses=skip_misses)
@@ -150,8 +150,8 @@ class ChunkDataset:
         for path, episode in zip(self.paths, self.episodes, strict=True):
             if not episode.instructions:
                 raise ConfigError(
-                    f"{path} does not tell in words what was to be done (attribute instruction), which --text-encoder "
-                    "needs; record it again, or leave the encoder out"
+                    f"{path} does not tell in words what was to be done (attribute instruction or language_raw), which "
+                    "--text-encoder needs; record it again, or leave the encoder out"
                 )
         self.sentences = list(dict.fromkeys(text for episode in self.episodes for text in episode.instructions))
         place = {text: i for i, text in enumerate(self.sentences)}

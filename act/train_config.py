@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from act.errors import ConfigError
 from act.policies.config import check_types
+from demos.spec import JpegColors
 
 LearnFrom = Literal["demonstrated", "human", "all"]
 
@@ -50,6 +51,9 @@ class TrainConfig:
     beginnings: float = 0.0
     """Share of the starts that are among the first 20 steps of an episode, taken again as often as that needs; 0: each
     start is taken once in a pass. Which way an arm goes is open there and nowhere else."""
+    jpeg_colors: JpegColors = "auto"
+    """Order of the colours in JPEG frames: bgr as OpenCV encodes RGB without a conversion, rgb true colours; auto is
+    what the files say (attribute jpeg_colors), else bgr."""
     val_starts: int = 256
     """Fixed starts in the validation episodes on which losses are measured."""
 
@@ -99,6 +103,7 @@ class TrainConfig:
             "dtype": ("auto", "float32", "bfloat16"),
             "cache": ("auto", "device", "ram", "none"),
             "learn_from": get_args(LearnFrom),
+            "jpeg_colors": get_args(JpegColors),
         }.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")

@@ -19,13 +19,20 @@ each. Plain h5py reads these files as it reads those of https://github.com/tonyz
 bytes, since text of any length, which it gives as str, would lie where no checksum reaches.
 
 The reader also takes files without checksums: our format version 1, the originals, files of real robots (`sim` False,
-four cameras, `effort`) and the JPEG variant of https://github.com/MarkFzp/act-plus-plus (`compress` True; a frame is a
-row of bytes with zeros behind). What an attribute must be stands in `demos.attribute`, what is not followed and not
-read at all in `demos.storage`. No other module than these opens HDF5.
+four cameras, `effort`), of mobile ALOHA (`base_action`, the last two of 16 actions there, beside them), and the JPEG
+variant of https://github.com/MarkFzp/act-plus-plus. Files that name our format_version must be as above. In all others
+- `qvel` may be missing; it, `effort`, `reward` and `env_state` are left out where they do not fit or have NaN;
+- numbers may be of any width and byte order, whole ones too; attributes may be text or scalar datasets;
+- frames may be JPEG or PNG images in any of the layouts of `demos.frames`; an attribute jpeg_colors, "rgb" or "bgr",
+  tells which colours they were encoded with; what holds no colour pictures is no camera;
+- `language_raw`, `language_instruction` or `instructions`, datasets or attributes of / or /observations, are read as
+  `instruction` where there is none;
+- whatever else lies there is not read.
+`Episode.notes` says what was assumed and left out, `demos.notes` puts that together for many episodes. What an
+attribute must be stands in `demos.attribute`, what is not followed and not read at all in `demos.storage`. No other
+modules than these open HDF5.
 """
 
-import io
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,13 +42,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-from PIL import Image
 
-from demos import attribute
-from demos.spec import ACTION_LAYOUT, ALOHA_JOINTS, FORMAT_VERSION, EpisodeError, EpisodeSpec, largest
-from demos.storage import check_size, find, refuse_special
+from demos.file_reader import FileReader
+from demos.folders import NoEpisodesError as NoEpisodesError
+from demos.folders import episode_number as episode_number
+from demos.folders import find_all_episodes as find_all_episodes
+from demos.folders import find_episodes as find_episodes
+from demos.frames import camera_sizes, read_encoded
+from demos.spec import ACTION_LAYOUT, FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
+from demos.storage import NOT_WHOLE, failures_named, find, refuse_special
 
-NOT_WHOLE = "is not a whole HDF5 file"
+FPS_TOLERANCE = 0.02  # of clocks that measure the same rate
 
 
 class Episode:
@@ -52,29 +63,41 @@ class Episode:
 
     Attributes:
         path: the file.
+        ours: the file names its format_version: a recorder of this toolkit wrote it, and the rules are strict.
         spec: what it contains. Of files without our attributes: from the shapes, cameras in alphabetical order.
         length: T, the number of steps.
         sim: False for real robots.
         action_offset: targets for the observation at t start at max(0, t + action_offset): 0 in simulation, -1 for
             real robots, whose files pair an action with the observation one step later.
-        qpos, qvel, action: (T, J) float32, rad and rad/s; grippers 0 closed … 1 open.
+        qpos, action: (T, J) float32, rad; grippers 0 closed … 1 open.
+        qvel: (T, J) float32, rad/s, or None: nothing learns from it, and other recorders may leave it out.
         expert_action: (T, J) float32, what the expert intended, or None: the same as `action`.
         env_state, reward, effort: (T, E), (T,), (T, J) float32, or None.
+        base_action: (T, B) float32, commands for a mobile base, or None; nothing learns from them.
         human: (T,) bool, or None: no person took part.
         seed, expert, success, success_published: None where the file does not tell.
         instructions: phrasings of what was told to do; empty where the file does not tell.
         attributes: all root attributes, as plain types.
+        notes: sentences about what was assumed or left out, the same for all files of which it is true.
+
+    Args:
+        path: the file.
+        cameras: those that will be looked at. Others are left out of the spec, with a note, where they cannot be used;
+            with None each must be usable. In files of this toolkit all must be.
+        jpeg_colors: the order of the colours in JPEG and PNG images: bgr as OpenCV encodes RGB without a conversion,
+            rgb true colours; auto is the file's attribute jpeg_colors, else bgr, as the originals write.
 
     Raises:
         EpisodeError: names file, dataset, what is wrong and what would work.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, cameras: Sequence[str] | None = None, jpeg_colors: JpegColors = "auto"):
         self.path = Path(path)
         self._file: h5py.File | None = None
         with self._reading() as file:
-            self.attributes: dict[str, Any] = attribute.read(file)
-            get = self.attributes.get
+            reader = FileReader(self.path, file)
+            self.attributes: dict[str, Any] = reader.attributes
+            self.ours, get = reader.ours, self.attributes.get
             version = get("format_version", FORMAT_VERSION)
             if version > FORMAT_VERSION:
                 raise self._error(f"has format version {version}; this toolkit reads up to version {FORMAT_VERSION}")
@@ -84,26 +107,49 @@ class Episode:
             self.expert: str | None = get("expert")
             self.success: bool | None = get("success")
             self.success_published: bool | None = get("success_published")
-            told = get("instruction", [])
-            self.instructions: tuple[str, ...] = (told,) if isinstance(told, str) else tuple(told)
 
-            self.qpos: np.ndarray = self._array(file, "/observations/qpos", ("steps", "joints"))
+            self.qpos: np.ndarray = reader.array("/observations/qpos", ("steps", "joints"))
             self.length, joints = self.qpos.shape
-            self.qvel: np.ndarray = self._array(file, "/observations/qvel", self.qpos.shape)
-            self.action: np.ndarray = self._array(file, "/action", self.qpos.shape)
-            self.expert_action = self._array(file, "/expert_action", self.qpos.shape, optional=True)
-            self.effort = self._array(file, "/observations/effort", self.qpos.shape, optional=True)
-            self.env_state = self._array(file, "/observations/env_state", (self.length, "any"), optional=True)
-            self.reward = self._array(file, "/reward", (self.length,), optional=True)
-            self.human = self._array(file, "/human", (self.length,), optional=True, kind="b")
+            qvel = reader.array if self.ours else reader.optional_array
+            self.qvel: np.ndarray | None = qvel("/observations/qvel", self.qpos.shape)
+            self.action: np.ndarray = reader.array("/action", self.qpos.shape)
+            self.expert_action = reader.array("/expert_action", self.qpos.shape, optional=True)
+            self.effort = reader.optional_array("/observations/effort", self.qpos.shape)
+            self.env_state = reader.optional_array("/observations/env_state", (self.length, "any"))
+            self.reward = reader.optional_array("/reward", (self.length,))
+            self.human = reader.array("/human", (self.length,), optional=True, kind="b")
+            self.base_action = None if self.ours else reader.optional_array("/base_action", (self.length, "any"))
+            self.instructions = reader.instructions(self.length)
+            self._exchanged = (get("jpeg_colors", "bgr") if jpeg_colors == "auto" else jpeg_colors) == "bgr"
+            sizes, self._layouts = camera_sizes(reader, self.length, cameras)
             self.spec = EpisodeSpec(
-                joint_names=self._joint_names(joints),
-                cameras=self._cameras(file),
-                fps=get("fps", 50.0),
+                joint_names=reader.joint_names(joints),
+                cameras=sizes,
+                fps=float(get("fps", 50.0)),
                 env_id=get("env_id", ""),
                 task=get("task", ""),
                 env_state_dim=0 if self.env_state is None else self.env_state.shape[1],
                 action_layout=get("action_layout", ACTION_LAYOUT),
+            )
+            if not self.ours:
+                reader.notes += self._assumptions(jpeg_colors)
+                reader.note_unread()
+        self.notes: tuple[str, ...] = tuple(dict.fromkeys(reader.notes))
+
+    def _assumptions(self, jpeg_colors: JpegColors) -> Iterator[str]:
+        """What a file of another recorder does not say."""
+        if "sim" not in self.attributes:
+            yield "sim is not in the file: taken as a real robot, where an action belongs to the observation before it"
+        if "fps" not in self.attributes:
+            yield "fps is not in the file: taken as 50"
+        if self.qvel is None:
+            yield "no qvel, which nothing learns from"
+        if self.base_action is not None:
+            yield f"base_action, {self.base_action.shape[1]} numbers a step, is not learnt from"
+        if "encoded" in self._layouts.values() and jpeg_colors == "auto" and "jpeg_colors" not in self.attributes:
+            yield (
+                "the colour order of JPEG frames is not in the file: taken as BGR, as the original code writes it; "
+                "use --jpeg-colors rgb if red and blue are exchanged in the pictures of inspect_data.py"
             )
 
     def frame(self, camera: str, t: int) -> np.ndarray:
@@ -114,17 +160,20 @@ class Episode:
         """Frames start … stop - 1, (n, H, W, 3) uint8 RGB."""
         if camera not in self.spec.cameras:
             raise self._error(f"has no camera {camera}; it has {', '.join(self.spec.cameras) or 'none'}")
-        name = f"/observations/images/{camera}"
+        name, layout = f"/observations/images/{camera}", self._layouts[camera]
         with self._reading(f"{name} is damaged") as file:
-            images = self._dataset(file, name)
+            images = find(file, name)
+            if not isinstance(images, h5py.Dataset):
+                raise self._error(f"dataset {name} is missing")
+            steps = range(*slice(start, stop).indices(len(images)))
+            if layout == "encoded":
+                size = self.spec.cameras[camera]
+                return read_encoded(images, steps, size, self._exchanged, f"{self.path}: {name}")
             filters = images.compression, images.shuffle, images.fletcher32
             if images.chunks != (1, *images.shape[1:]) or filters != ("gzip", False, False):
                 stored = images[start:stop]
-                if images.ndim == 4:
-                    return stored
-                return np.stack([self._decode(name, start + i, row) for i, row in enumerate(stored)])
+                return np.ascontiguousarray(np.moveaxis(stored, 1, 3)) if layout == "colours first" else stored
             # HDF5 lets only one thread in at a time; what it hands out as it is, many can unpack.
-            steps = range(*slice(start, stop).indices(len(images)))
             chunks = [images.id.read_direct_chunk((t, 0, 0, 0)) for t in steps]
             frames = np.empty((len(chunks), *images.shape[1:]), np.uint8)
             for i, (unpacked, chunk) in enumerate(chunks):
@@ -132,10 +181,10 @@ class Episode:
                 if pixels.size != frames[i].size:
                     raise zlib.error("a frame of another size")
                 frames[i] = pixels.reshape(frames[i].shape)
-        return frames
+        return np.ascontiguousarray(np.moveaxis(frames, 1, 3)) if layout == "colours first" else frames
 
     def __enter__(self) -> "Episode":
-        with self._failures_named():
+        with failures_named(self.path):
             self._file = self._open()
         return self
 
@@ -150,137 +199,56 @@ class Episode:
 
     @contextmanager
     def _reading(self, failure: str = NOT_WHOLE) -> Iterator[h5py.File]:
-        with self._failures_named(failure), nullcontext(self._file) if self._file else self._open() as file:
+        with failures_named(self.path, failure), nullcontext(self._file) if self._file else self._open() as file:
             yield file
-
-    @contextmanager
-    def _failures_named(self, failure: str = NOT_WHOLE) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise self._error("no such file") from error
-        except (OSError, RuntimeError, KeyError, zlib.error) as error:
-            raise self._error(f"{failure}; copy or record it again, or leave it out") from error
 
     def _error(self, what: str) -> EpisodeError:
         return EpisodeError(f"{self.path}: {what}")
 
-    def _dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
-        dataset = find(file, name)
-        if not isinstance(dataset, h5py.Dataset):
-            raise self._error(f"dataset {name} is missing")
-        return dataset
 
-    def _array(self, file: h5py.File, name: str, shape: tuple, optional: bool = False, kind: str = "f") -> Any:
-        """A dataset, checked, as float32 or (kind "b") bool; a word in `shape` stands for any length."""
-        dataset = find(file, name)
-        if dataset is None and optional:
-            return None
-        if not isinstance(dataset, h5py.Dataset):
-            raise self._error(f"dataset {name} is missing")
-        if dataset.dtype.kind != kind:
-            wanted = "floating point" if kind == "f" else "bool"
-            raise self._error(f"{name} has dtype {dataset.dtype}; it must be {wanted}")
-        given = tuple(dataset.shape or ())
-        fits = [n == m for n, m in zip(shape, given, strict=False) if isinstance(n, int)]
-        if len(given) != len(shape) or not all(fits):
-            wanted = f"({', '.join(map(str, shape))})" + (", as qpos has it" if fits else "")
-            raise self._error(f"{name} has shape {given}; it must be {wanted}")
-        if 0 in given:
-            raise self._error(f"{name} is empty, of shape {given}; an episode has at least one step")
-        check_size(file, name, dataset)
-        with self._failures_named(f"{name} is damaged"):
-            array = dataset.astype(np.float32 if kind == "f" else bool)[()]
-        if not np.isfinite(array).all():
-            step = np.argwhere(~np.isfinite(array))[0][0]
-            raise self._error(f"{name} has NaN or infinite values, first at step {step}; leave this file out")
-        bound = largest(name.rpartition("/")[2], self.attributes.get("action_layout"))
-        if (beyond := np.abs(array) > bound).any():
-            step, *column = np.argwhere(beyond)[0]
-            who = self._joint_names(array.shape[1])[column[0]] if column and "env_state" not in name else "an object"
-            raise self._error(
-                f"{name} has {array[step, *column]:g} for {who} at step {step}; it can be {bound:g} at most, "
-                "either way; mend it or leave this file out"
-            )
-        return array
-
-    def _joint_names(self, joints: int) -> tuple[str, ...]:
-        default = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else [f"joint_{i}" for i in range(joints)]
-        names = tuple(self.attributes.get("joint_names", default))
-        if len(names) != joints:
-            raise self._error(f"attribute joint_names has {len(names)} names for {joints} joints")
-        return names
-
-    def _cameras(self, file: h5py.File) -> dict[str, tuple[int, int]]:
-        """Camera → (height, width), each checked by its header alone, so that opening stays fast."""
-        jpeg = bool(self.attributes.get("compress", False))
-        group = find(file, "/observations/images")
-        stored = [str(name) for name in group] if isinstance(group, h5py.Group) else []
-        # Some robots keep depth images beside the colour images, under such names.
-        colour = [name for name in stored if not name.endswith("_depth")]
-        cameras: dict[str, tuple[int, int]] = {}
-        for camera in self.attributes.get("cameras", colour):
-            name = f"/observations/images/{camera}"
-            if camera not in stored:
-                known = ", ".join(stored) or "none"
-                raise self._error(f"attribute cameras names {camera}, but {name} is missing; the cameras are: {known}")
-            images = self._dataset(file, name)
-            if images.dtype != np.uint8:
-                raise self._error(f"{name} has dtype {images.dtype}; frames must be uint8")
-            shape = tuple(images.shape or ())
-            if len(shape) != (2 if jpeg else 4) or (not jpeg and shape[3:] != (3,)) or 0 in shape[1:]:
-                wanted = "(T, bytes of a JPEG image)" if jpeg else "(T, height, width, 3)"
-                raise self._error(f"{name} has shape {shape}; it must be {wanted}")
-            check_size(file, name, images, frames=True)
-            if len(images) != self.length:
-                raise self._error(f"{name} has {len(images)} frames; this file's qpos has {self.length} steps")
-            cameras[camera] = self._decode(name, 0, images[0]).shape[:2] if jpeg else images.shape[1:3]
-        return cameras
-
-    def _decode(self, name: str, t: int, row: np.ndarray) -> np.ndarray:
-        """(W,) bytes of a JPEG image and padding → (H, W, 3) uint8 RGB."""
-        try:
-            with Image.open(io.BytesIO(row.tobytes())) as image:
-                # The originals hand RGB to OpenCV, which takes it for BGR, when they write and again when they read.
-                return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise self._error(f"{name}: frame {t} is not a JPEG image") from error
-
-
-def episode_number(path: Path) -> int:
-    """The number in the name of an episode's file, episode_<number>.hdf5; -1 for other names."""
-    match = re.fullmatch(r"episode_(\d+)\.hdf5", path.name, re.ASCII)
-    return int(match[1]) if match else -1
-
-
-def find_episodes(folder: str | Path) -> list[Path]:
-    """The files episode_0.hdf5, episode_1.hdf5, … of a folder, by number. EpisodeError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise EpisodeError(f"{folder}: no such folder; scripts/record.py records demonstrations into one")
-    numbered = sorted((number, path) for path in folder.iterdir() if (number := episode_number(path)) >= 0)
-    if not numbered:
-        raise EpisodeError(f"{folder}: no episodes in it; their files are named episode_0.hdf5, episode_1.hdf5, …")
-    for _, path in numbered:
-        refuse_special(path)
-    return [path for _, path in numbered]
-
-
-def check_dataset(paths: Sequence[str | Path], several_tasks: bool = False) -> EpisodeSpec:
+def check_dataset(
+    paths: Sequence[str | Path],
+    several_tasks: bool = False,
+    cameras: Sequence[str] | None = None,
+    jpeg_colors: JpegColors = "auto",
+) -> EpisodeSpec:
     """Opens and checks every episode. Returns the spec they share; EpisodeError names the first that differs.
 
     Args:
+        paths: of the episodes' files, at least one.
         several_tasks: they may be of several tasks, with other objects in each. The spec then names all of these
             tasks, and no object poses.
+        cameras: those that will be looked at; of the others the spec has those that all episodes share. None: all of
+            every episode must agree.
+        jpeg_colors: see `Episode`.
+
+    Where one of two files is of another recorder, their `task` texts may differ, and their fps by 2 %.
     """
-    first, *others = paths
-    spec = Episode(first).spec
-    env_ids = {spec.env_id: None}
-    for path in others:
-        other = Episode(path).spec
+    path, *others = paths
+    first = Episode(path, cameras=cameras, jpeg_colors=jpeg_colors)
+    spec, env_ids = first.spec, {first.spec.env_id: None}
+    if unknown := [name for name in cameras or () if name not in spec.cameras]:
+        known = ", ".join(spec.cameras) or "none"
+        raise EpisodeError(f"camera {unknown[0]} is not in {first.path.parent}; its cameras: {known}")
+    for other_path in others:
+        episode = Episode(other_path, cameras=cameras, jpeg_colors=jpeg_colors)
+        other = episode.spec
         if several_tasks:
             env_ids[other.env_id] = None
             other = replace(other, env_id=spec.env_id, task=spec.task, env_state_dim=spec.env_state_dim)
+        if not (first.ours and episode.ours):
+            fps = spec.fps if abs(other.fps - spec.fps) <= FPS_TOLERANCE * spec.fps else other.fps
+            other = replace(other, task=spec.task, fps=fps)
+            if set(other.cameras) == set(spec.cameras):
+                other = replace(other, cameras={name: other.cameras[name] for name in spec.cameras})
+        shared = {name: size for name, size in spec.cameras.items() if other.cameras.get(name) == size}
+        if cameras is not None:
+            kept = {name: size for name, size in spec.cameras.items() if name in shared or name in cameras}
+            spec = replace(spec, cameras=kept)
+            other = replace(other, cameras={name: other.cameras[name] for name in kept if name in other.cameras})
         if differences := other.differences(spec):
-            raise EpisodeError(f"{path} does not go with {first}: {'; '.join(differences)}")
+            hint = ""
+            if shared and cameras is None and other.cameras != spec.cameras:
+                hint = f"; --cameras {' '.join(shared)} takes the cameras that both have"
+            raise EpisodeError(f"{other_path} does not go with {path}: {'; '.join(differences)}{hint}")
     return spec if len(env_ids) == 1 else replace(spec, env_id=" ".join(env_ids), task="", env_state_dim=0)

@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
-from demos.episode import Episode, episode_number, find_episodes
+from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
 from demos.origin import changes, origin
@@ -226,7 +226,7 @@ def _resume(config: RecordConfig, spec: EpisodeSpec, now: dict[str, str], folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
         paths = find_episodes(folder)
-    except EpisodeError:
+    except NoEpisodesError:
         return _Progress(0, 0, 0, config.first_seed)
     episodes, seeds = [Episode(path) for path in paths], []
     for episode in episodes:

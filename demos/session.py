@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from demos.episode import Episode, episode_number, find_episodes
+from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
 from demos.phrases import attributes, order
 from demos.record import spec_of
 from demos.spec import EpisodeError
@@ -256,7 +256,7 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             paths = find_episodes(self.folder)
-        except EpisodeError:
+        except NoEpisodesError:
             return 0, 0, FIRST_SEED if seed is None else seed
         episodes = [Episode(path) for path in paths]
         for episode in episodes:

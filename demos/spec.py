@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 FORMAT_VERSION = 2  # of the file, see demos/episode.py; 1 had no checksums
 ACTION_LAYOUT = "absolute joint position targets [rad], grippers 0 closed .. 1 open"
@@ -11,6 +11,9 @@ ALOHA_JOINTS = tuple(
     for side in ("left", "right")
     for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 )
+
+JpegColors = Literal["auto", "bgr", "rgb"]
+"""Order of the colours in JPEG frames; auto is what the file says, else bgr."""
 
 TURNS = 100.0  # rad, sixteen turns: no joint of an arm goes so far; openings and places in metres stay below, too
 COUNTS = 2.0**24  # for files that name no unit: degrees, millimetres, what encoders count (4096 a turn, some 24 bits)

@@ -4,8 +4,14 @@ HDF5 follows links and keeps data wherever a file says: in another file, in no f
 installed. A file that does so could read any file of the machine as actions, wait forever, or ask for all the memory.
 """
 
+import errno
 import math
+import os
+import re
 import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,20 @@ from demos.spec import EpisodeError
 MAX_STEPS = 1_000_000  # five and a half hours at 50 Hz
 MAX_ARRAY = 2**30  # bytes of a whole array that is kept in memory: 130 doubles a step for all of these steps
 MAX_FRAME = 2**28  # bytes of one picture: 8K video has 100 MB
+NOT_WHOLE = "is not a whole HDF5 file"
 DAMAGED = "is damaged; copy or record it again, or leave it out"
+OPEN_FLAG = "file is already open for write"  # HDF5's words where a writer has set, and not cleared, a flag in the file
+REFUSALS = {
+    errno.EAGAIN: "is open for writing in another program; close it there",
+    errno.ENOLCK: "cannot be locked on this file system; set HDF5_USE_FILE_LOCKING=FALSE if nobody writes into it",
+    errno.EACCES: "may not be read (permission denied); allow it with chmod, or ask its owner",
+    errno.EPERM: "may not be read (not permitted); ask its owner",
+    errno.EMFILE: "cannot be opened: this process has too many files open; raise the limit with ulimit -n",
+    errno.ENFILE: "cannot be opened: this machine has too many files open; close some",
+    errno.EIO: "cannot be read: the disk or network gives an input/output error; the file may be whole",
+    errno.ESTALE: "cannot be read: the network file system lost it (stale file handle); mount it again",
+}
+"""Error number → what the operating system refuses. None of them says anything about the file's content."""
 KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -27,6 +46,40 @@ KINDS = {
 }
 
 
+class UnfitError(EpisodeError):
+    """A dataset that cannot be used; `reason` says why without numbers, the same for all files with this fault."""
+
+    def __init__(self, line: str, reason: str):
+        super().__init__(line)
+        self.reason = reason
+
+
+def refused_by_system(error: BaseException) -> str | None:
+    """Why the operating system, not the file's content, keeps a file from being read; None if it does not."""
+    text = str(error)
+    if OPEN_FLAG in text:
+        return "is open for writing in another program, or was when that ended; close it there, or run h5clear -s FILE"
+    told = re.search(r"errno = (\d+)", text)
+    number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+    if not number:
+        return None
+    if "lock file" in text and number in (errno.EACCES, errno.EWOULDBLOCK):  # some systems refuse a lock with EACCES
+        number = errno.EAGAIN
+    return REFUSALS.get(number, f"cannot be read: {os.strerror(number)}")
+
+
+@contextmanager
+def failures_named(path: Path, failure: str = NOT_WHOLE) -> Iterator[None]:
+    """EpisodeError for what opening and reading a file raises: what the system refuses, or else `failure`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise EpisodeError(f"{path}: no such file") from error
+    except (OSError, RuntimeError, KeyError, zlib.error) as error:
+        why = refused_by_system(error) or f"{failure}; copy or record it again, or leave it out"
+        raise EpisodeError(f"{path}: {why}") from error
+
+
 def refuse_special(path: Path) -> None:
     """EpisodeError for what is there and no file: to open a FIFO would wait for somebody to write into it."""
     try:
@@ -34,7 +87,7 @@ def refuse_special(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise EpisodeError(f"{path}: cannot be read: {error.strerror}") from error
+        raise EpisodeError(f"{path}: {refused_by_system(error) or error}") from error
     if kind != stat.S_IFREG:
         raise EpisodeError(f"{path}: is {KINDS.get(kind, 'no file')}, not a file; move it elsewhere")
 

@@ -18,8 +18,10 @@ from tyro.conf import Positional
 from act.errors import ConfigError
 from act.presets import settings
 from act.targets import describe_changes, targets_of
-from demos.episode import Episode, check_dataset, find_episodes
+from demos.episode import Episode, check_dataset, find_all_episodes
 from demos.figures import contact_sheet, joint_plots
+from demos.notes import dataset_notes
+from demos.spec import JpegColors
 from scripts.common import columns, run
 from scripts.outputs import check_folder, failures_named
 
@@ -34,13 +36,17 @@ class Args:
     """Folder for the pictures; otherwise the folder inspect inside the data."""
     rows: int = 8
     """Episodes in a contact sheet, picked at equal distances."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to look at, where not all episodes have the same; otherwise all."""
+    jpeg_colors: JpegColors = "auto"
+    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
 
 
 def main(args: Args) -> None:
-    paths = find_episodes(args.data)
-    check_dataset(paths)
-    episodes = [Episode(path) for path in paths]
-    out = args.out or args.data / "inspect"
+    paths, notes = find_all_episodes([args.data])
+    spec = check_dataset(paths, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
+    episodes = [Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
+    out = args.out or (args.data if args.data.is_dir() else args.data.parent) / "inspect"
     problem = None
     try:
         check_folder("--out", out, f"name a folder that may be written, such as --out {_elsewhere()}")
@@ -48,6 +54,8 @@ def main(args: Args) -> None:
         if args.out is not None:
             raise
         problem = error
+    for note in [*notes, *dataset_notes(episodes)]:
+        print(f"note: {note}")
     print(table(episodes), summary(episodes), sep="\n\n")
     print(f"targets of train.py --preset cpu: {changes(episodes)}")
 
@@ -56,7 +64,7 @@ def main(args: Args) -> None:
     picked = np.unique(np.linspace(0, len(episodes) - 1, args.rows).round().astype(int))
     with failures_named(out):
         out.mkdir(parents=True, exist_ok=True)
-        for camera in episodes[0].spec.cameras:
+        for camera in spec.cameras if args.cameras is None else args.cameras:
             contact_sheet([episodes[i] for i in picked], camera, out / f"{camera}.png")
         joint_plots(episodes, out / "joints.png")
     print(f"pictures: {', '.join(sorted(str(path) for path in out.glob('*.png')))}")

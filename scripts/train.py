@@ -34,7 +34,8 @@ from act.presets import settings
 from act.run_folder import RunFolder, find_checkpoint, find_data
 from act.threads import Threads
 from act.train_config import TrainConfig
-from demos.episode import find_episodes
+from demos.episode import find_all_episodes
+from demos.notes import dataset_notes
 from scripts.common import run
 from scripts.outputs import check_folder, only_writer
 from scripts.tracking import Tracker
@@ -94,7 +95,10 @@ class Args:
             "policy": self.family,
             "eval_episodes": self.eval_episodes,
         }
-        return own | asdict(self.policy) | asdict(self.training)
+        training = asdict(self.training)
+        if self.training.jpeg_colors == "auto":  # as runs were before there was a choice; they go on
+            del training["jpeg_colors"]
+        return own | asdict(self.policy) | training
 
 
 @dataclass(frozen=True)
@@ -155,16 +159,18 @@ def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
     mode_from(args.wandb, "offline")  # or it raises, before the data are read
     check_folder("--out", args.out)
-    paths, threads = [path for folder in args.data for path in find_episodes(folder)], Threads(args.training.threads)
+    (paths, notes), threads = find_all_episodes(args.data), Threads(args.training.threads)
     with only_writer(args.out, "training"):
-        return train_on(args, paths, threads)
+        return train_on(args, paths, threads, notes)
 
 
-def train_on(args: Args, paths: Sequence[Path], threads: Threads) -> int:
+def train_on(args: Args, paths: Sequence[Path], threads: Threads, notes: Sequence[str] = ()) -> int:
     """`main`, on the episodes in `paths`."""
     from act.distributed import join_world
 
     with join_world() as world:
+        for note in notes if world.is_main else ():
+            print(f"note: {note}")
         return train(args, paths, world, threads)
 
 
@@ -193,6 +199,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         skip_misses=config.skip_misses,
         beginnings=config.beginnings,
         instructed=bool(args.policy.text_encoder),
+        jpeg_colors=config.jpeg_colors,
     )
     if config.eval_every and len(dataset.spec.env_ids) > 1:
         raise ConfigError(f"--eval-every rolls out in one task, and these episodes are of {dataset.spec.env_id}; use 0")
@@ -223,6 +230,8 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         if words and world.is_main:
             print(words)
 
+    for note in dataset_notes(dataset.episodes):
+        say(f"note: {note}")
     starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
     say(f"data: {starts}, from {len(dataset.episodes)} episodes")
     say(f"targets: {dataset.changes}")

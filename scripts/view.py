@@ -22,8 +22,10 @@ from tyro.conf import Positional, UseAppendAction
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
-from demos.episode import Episode, check_dataset, find_episodes
+from demos.episode import Episode, check_dataset, find_all_episodes
+from demos.notes import dataset_notes
 from demos.record import spec_of
+from demos.spec import JpegColors
 from demos.writer import EpisodeWriter
 from envs.results import all_succeeded, read_results
 from envs.rollout import rollout
@@ -40,6 +42,10 @@ class Args:
 
     what: Positional[Path]
     """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to show, where not all episodes have the same; otherwise all."""
+    jpeg_colors: JpegColors = "auto"
+    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
     checkpoint: Path | None = None
     """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default. Where this one
     has been moved, its new place."""
@@ -62,8 +68,10 @@ def main(args: Args) -> None:
     if args.what.suffix == ".json":
         results = read_results(args.what)
     else:
-        paths = find_episodes(args.what) if args.what.is_dir() else [args.what]
-        check_dataset(paths)
+        paths, notes = find_all_episodes([args.what])
+        check_dataset(paths, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
+        for note in [*notes, *dataset_notes([_load(args, path) for path in paths])]:
+            print(f"note: {note}")
     checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
 
     from act.checkpoint import load_policy
@@ -78,7 +86,7 @@ def main(args: Args) -> None:
             policy = rerun.policy
             sources = [Source(label, partial(rerun, *episode)) for label, episode in labelled(results["episodes"])]
         else:
-            sources = [Source(path.stem, partial(Episode, path)) for path in paths]
+            sources = [Source(path.stem, partial(_load, args, path)) for path in paths]
         if checkpoint is not None:
             policy = load_policy(checkpoint, "cpu", text_encoder=encoder)
         first = sources[0].load()
@@ -96,6 +104,13 @@ def main(args: Args) -> None:
             page.run()
         finally:
             stage.close()
+
+
+def _load(args: Args, path: Path) -> Episode:
+    episode = Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
+    if args.cameras is not None:
+        episode.spec = replace(episode.spec, cameras={name: episode.spec.cameras[name] for name in args.cameras})
+    return episode
 
 
 def _check_shows(policy: "Policy", episode: Episode) -> None:

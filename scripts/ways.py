@@ -16,6 +16,7 @@ from act.errors import ConfigError
 from act.run_folder import find_checkpoint
 from demos import kinematics
 from demos.episode import Episode, find_episodes
+from demos.spec import JpegColors
 from scripts.common import run
 from scripts.outputs import check_file, failures_named, write_file
 
@@ -43,6 +44,8 @@ class Args:
     """At most so many."""
     seed: int = 0
     """Of the draws."""
+    jpeg_colors: JpegColors = "auto"
+    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
     text_encoder: str | None = None
     """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
     than minilm run only if you name them here."""
@@ -62,7 +65,7 @@ def main(args: Args) -> None:
         raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
     if not kinematics.knows(policy.spec.joint_names):
         raise ConfigError("the tools' places are known of ALOHA's joints alone, and these episodes have others")
-    episodes = [Episode(path) for path in paths]
+    episodes = [Episode(path, cameras=policy.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
     episodes = [episode for episode in episodes if episode.length > args.step + 1]
     if not episodes:
         raise ConfigError(f"no episode in {args.data} is longer than {args.step} steps; choose a smaller --step")

@@ -309,8 +309,14 @@ def test_a_folder_without_episodes_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"cameras": {"top": (24, 32), "angle": (8, 10)}}, "camera top is 24x32 here, 12x16 there"),
-        ({"cameras": {"top": (12, 16)}}, "the list of cameras is [top] here, [top, angle] there"),
+        (
+            {"cameras": {"top": (24, 32), "angle": (8, 10)}},
+            "camera top is 24x32 here, 12x16 there; --cameras angle takes the cameras that both have",
+        ),
+        (
+            {"cameras": {"top": (12, 16)}},
+            "the list of cameras is [top] here, [top, angle] there; --cameras top takes the cameras that both have",
+        ),
         ({"fps": 30.0}, "fps is 30 here, 50 there"),
         ({"task": "insert"}, "task is 'insert' here, 'transfer the cube' there"),
         ({"env_id": "Own-v0"}, "env_id is 'Own-v0' here, 'BimanualTransferCube-v0' there"),

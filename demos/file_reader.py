@@ -1,0 +1,150 @@
+"""An open episode file, read by the rules for its kind: strict where it names our format_version, lenient elsewhere.
+
+What a lenient reading assumes or leaves out goes into `notes`: sentences without the numbers of a single file, so that
+those of many files are equal.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from demos import attribute
+from demos.spec import ALOHA_JOINTS, EpisodeError, largest
+from demos.storage import UnfitError, check_size, failures_named, find
+
+INSTRUCTIONS = ("instruction", "instructions", "language_raw", "language_instruction", "language_instructions")
+ARRAYS = ("action", "expert_action", "base_action", "reward", "human", "qpos", "qvel", "effort", "env_state")
+KNOWN = {*ARRAYS, "observations", "images", "compress_len", *INSTRUCTIONS, *attribute.RULES}
+"""Names that are read, or that need no word; `compress_len` counts the bytes of JPEG images before their padding."""
+
+
+class FileReader:
+    """An open episode file.
+
+    Attributes:
+        path, file: which.
+        attributes: its root attributes, as plain types.
+        ours: it names its format_version.
+        notes: what was assumed and left out so far.
+    """
+
+    def __init__(self, path: Path, file: h5py.File):
+        self.path, self.file = path, file
+        self.attributes, self.notes = attribute.read(file)
+        self.ours = "format_version" in self.attributes
+
+    def error(self, what: str) -> EpisodeError:
+        return EpisodeError(f"{self.path}: {what}")
+
+    def unfit(self, what: str, reason: str) -> UnfitError:
+        return UnfitError(f"{self.path}: {what}", reason)
+
+    def array(self, name: str, shape: tuple, optional: bool = False, kind: str = "f") -> Any:
+        """A dataset, checked, as float32 or (kind "b") bool; a word in `shape` stands for any length."""
+        dataset = find(self.file, name)
+        if dataset is None and optional:
+            return None
+        if not isinstance(dataset, h5py.Dataset):
+            raise self.error(f"dataset {name} is missing{self._instead()}")
+        if dataset.dtype.kind not in (kind if self.ours else "fiub"):
+            wanted = "bool" if kind == "b" else "floating point" if self.ours else "numbers"
+            raise self.unfit(f"{name} has dtype {dataset.dtype}; it must be {wanted}", f"has dtype {dataset.dtype}")
+        given = tuple(dataset.shape or ())
+        fits = [n == m for n, m in zip(shape, given, strict=False) if isinstance(n, int)]
+        if len(given) != len(shape) or not all(fits):
+            wanted = f"({', '.join(map(str, shape))})" + (", as qpos has it" if fits else "")
+            more = ""
+            if name == "/action" and len(given) == 2 and given[0] == shape[0] and given[1] > shape[1]:
+                more = (
+                    f". A policy commands the joints that qpos has: move the other {given[1] - shape[1]} columns, such "
+                    "as those of a mobile base, into a dataset /base_action, which nothing learns from"
+                )
+            raise self.unfit(
+                f"{name} has shape {given}; it must be {wanted}{more}", "has a shape that does not go with qpos"
+            )
+        if 0 in given:
+            raise self.unfit(f"{name} is empty, of shape {given}; an episode has at least one step", "is empty")
+        check_size(self.file, name, dataset)
+        with failures_named(self.path, f"{name} is damaged"):
+            if "b" in (kind, dataset.dtype.kind):
+                array = dataset[()].astype(np.float32 if kind == "f" else bool)
+            else:
+                array = dataset.astype(np.float32)[()]
+        self._check_values(name, array)
+        return array
+
+    def _check_values(self, name: str, array: np.ndarray) -> None:
+        if not np.isfinite(array).all():
+            step = np.argwhere(~np.isfinite(array))[0][0]
+            what = "has NaN or infinite values"
+            raise self.unfit(f"{name} {what}, first at step {step}; leave this file out", what)
+        bound = largest(name.rpartition("/")[2], self.attributes.get("action_layout"))
+        if (beyond := np.abs(array) > bound).any():
+            step, *column = np.argwhere(beyond)[0]
+            of_joints = column and name not in ("/observations/env_state", "/base_action")
+            who = self.joint_names(array.shape[1])[column[0]] if of_joints else "an object"
+            who = "the base" if name == "/base_action" else who
+            raise self.unfit(
+                f"{name} has {array[step, *column]:g} for {who} at step {step}; it can be {bound:g} at most, "
+                "either way; mend it or leave this file out",
+                "has absurdly large values",
+            )
+
+    def optional_array(self, name: str, shape: tuple) -> np.ndarray | None:
+        """An array that episodes need not have. Of other recorders it is left out, with a note, if it does not fit."""
+        try:
+            return self.array(name, shape, optional=True)
+        except EpisodeError as error:
+            if self.ours:
+                raise
+            reason = error.reason if isinstance(error, UnfitError) else "is damaged, or was written only in part"
+            self.notes.append(f"{name.strip('/')} {reason}: left out")
+            return None
+
+    def joint_names(self, joints: int) -> tuple[str, ...]:
+        default = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else tuple(f"joint_{i}" for i in range(joints))
+        names = tuple(self.attributes.get("joint_names", default))
+        if len(names) == joints:
+            return names
+        if self.ours:
+            raise self.error(f"attribute joint_names has {len(names)} names for {joints} joints")
+        self.notes.append("attribute joint_names has not as many names as there are joints: left out")
+        return default
+
+    def instructions(self, length: int) -> tuple[str, ...]:
+        """Phrasings of what was told to do, under the first of the names that recorders use."""
+        if (told := self.attributes.get("instruction")) is not None:
+            return (told,) if isinstance(told, str) else tuple(told)
+        groups = [each for each in (self.file, find(self.file, "/observations")) if isinstance(each, h5py.Group)]
+        for name in INSTRUCTIONS:
+            for group in groups:
+                told = attribute.text_list(attribute.small_value(group, name))
+                if len(set(told)) > 1 and len(told) == length:
+                    self.notes.append(f"{name} changes within the episode: left out")
+                elif told:
+                    self.notes += [f"the instruction is read from {name}"] if name != "instruction" else []
+                    return tuple(dict.fromkeys(told))
+        return ()
+
+    def members(self, group: str) -> list[str]:
+        """Names of what lies in a group; [] where there is no such group."""
+        found = self.file if group == "/" else find(self.file, group)
+        return [str(name) for name in found] if isinstance(found, h5py.Group) else []
+
+    def _instead(self) -> str:
+        if self.ours:
+            return ""
+        found = [*self.members("/"), *(f"observations/{name}" for name in self.members("/observations"))]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        return f"; the file has {', '.join(found[:8]) or 'nothing'}{more}"
+
+    def note_unread(self) -> None:
+        """Notes on what lies in the file and is not read."""
+        for prefix, group in (("", "/"), ("observations/", "/observations")):
+            self.notes += [f"{prefix}{name} is not read" for name in self.members(group) if name not in KNOWN]
+
+    def note_cameras(self, names: Sequence[str], why: str) -> None:
+        self.notes += [f"images/{name} {why}: left out" for name in names]
