@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from act.device import free_memory
@@ -30,9 +29,9 @@ from act.errors import ConfigError
 from act.keyframes import keyframes
 from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
+from act.reading import read_ahead
 from act.starts import ShuffledStarts, balanced, begun
 from act.targets import describe_changes, starts_of, targets_of
-from act.threads import allowed_cores
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
@@ -337,17 +336,7 @@ class ChunkDataset:
             for i in numbers:
                 yield self.gather(*order[i], pin and self.qpos.device.type == "cpu").to(device, non_blocking=True)
             return
-        loader = DataLoader(
-            _Reader(self, order),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=min(num_workers, allowed_cores()),
-            pin_memory=pin,
-            prefetch_factor=4 if num_workers else None,
-            generator=torch.Generator(),  # else starting the workers would draw from the training's random numbers
-        )
-        for fields in loader:
-            yield _from_fields(fields).to(device, non_blocking=True)
+        yield from read_ahead(self, order, numbers, device, num_workers)
 
 
 def _lines(meant: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -358,30 +347,6 @@ def _lines(meant: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     steps = torch.arange(len(meant))[:, None]
     return torch.where(meant, steps, len(meant)).sort(dim=0).values, meant.cumsum(0) - meant.long()
-
-
-class _Reader(Dataset):
-    """Batch i for a DataLoader's worker, as the plain dict of tensors that its pinning thread understands."""
-
-    def __init__(self, dataset: ChunkDataset, order: ShuffledStarts):
-        self.dataset, self.order = dataset, order
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        batch = self.dataset.gather(*self.order[i])
-        seen = batch.observation
-        assert batch.valid_steps is not None
-        assert batch.keyframe is not None
-        fields = {"qpos": seen.qpos, "action": batch.action, "is_pad": batch.is_pad}
-        fields |= {"valid_steps": batch.valid_steps, "keyframe": batch.keyframe}
-        fields |= {} if seen.env_state is None else {"env_state": seen.env_state}
-        fields |= {} if seen.instruction is None else {"instruction": seen.instruction}
-        return fields | {f"images/{name}": frame for name, frame in seen.images.items()}
-
-
-def _from_fields(fields: dict[str, Tensor]) -> Batch:
-    images = {key.removeprefix("images/"): value for key, value in fields.items() if key.startswith("images/")}
-    observation = Observation(fields["qpos"], images, fields.get("env_state"), instruction=fields.get("instruction"))
-    return Batch(observation, fields["action"], fields["is_pad"], fields["valid_steps"], fields["keyframe"])
 
 
 def _split(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:

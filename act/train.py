@@ -18,12 +18,11 @@ not depend on the number of processes, so a run may be resumed with another one;
 
 import copy
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import numpy as np
@@ -39,8 +38,10 @@ from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
 from act.policies.base import Batch, Policy
+from act.reading import lost_reader
 from act.run_folder import RunFolder
 from act.starts import ShuffledStarts
+from act.stopping import StopSignals
 from act.train_config import TrainConfig
 
 
@@ -84,6 +85,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.step = 0
         self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
+        self.unmeasured = False  # whether a signal broke off what is measured at this step
         self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
         if folder.last.exists():
             self._load(read_checkpoint(folder.last))
@@ -119,9 +121,19 @@ class Trainer:
             smoothing=0.05,
         )
         clock, clocked = time.perf_counter(), self.step
-        with _stop_signals() as signalled, bar, _lost_processes_named(self):
+        with StopSignals() as stop, bar, _lost_processes_named(self):
+            if self.unmeasured and world.is_main:
+                self._save(self._measure_unless(stop))
             while self.step < config.steps:
-                self.update(model, forward, islice(batches, config.accumulate))
+                try:
+                    with stop.at_once() if world.size == 1 else nullcontext():  # several must agree, see below
+                        first = next(batches)  # a process that reads may be stuck
+                except KeyboardInterrupt:
+                    if not stop.asked:
+                        raise
+                    self._save(False)
+                    break
+                self.update(model, forward, chain([first], islice(batches, config.accumulate - 1)))
                 bar.update()
                 if self._due(config.log_every):
                     record = self._means()
@@ -130,22 +142,18 @@ class Trainer:
                     self._record(record)
                     bar.set_postfix(loss=f"{record['train/loss']:.4f}", samples_per_s=f"{rate:.0f}")
                     clock, clocked = time.perf_counter(), self.step
-                stopped = world.any(bool(signalled()))
+                stopped = world.any(stop.asked)
                 if world.is_main:
                     paused = time.perf_counter()
-                    try:
-                        is_best = self._measure()
-                    except (Exception, KeyboardInterrupt):
-                        if not (stopped := stopped or signalled()):  # else Ctrl-C reached the environments too
-                            raise
-                        is_best = False
+                    is_best = self._measure_unless(stop)
+                    stopped = stopped or (stop.asked and world.size == 1)  # others ask again after their next step
                     if is_best or stopped or self._due(config.save_every):
                         nothing_measured = self.evaluate is None and not len(self.dataset.val)
                         self._save(is_best or nothing_measured)  # then the newest is the best
                     clock += time.perf_counter() - paused
                 if stopped:
                     break
-        return self.step == config.steps
+        return self.step == config.steps and not self.unmeasured
 
     def _parallel(self, policy: Policy) -> DistributedDataParallel:
         """The policy as one of several that take the same steps."""
@@ -214,21 +222,49 @@ class Trainer:
         """What is left of the run if it ends here, in words."""
         return f"{self.folder.last} is whole" if self.folder.last.exists() else "nothing was saved yet"
 
+    def _measure_unless(self, stop: StopSignals) -> bool:
+        """`_measure`, which a signal breaks off; a resumed run begins with it, then.
+
+        Raises:
+            Exception: of the rollouts. The step is saved before.
+        """
+        rolls_out = self.evaluate is not None and self._due(self.config.eval_every)
+        if not rolls_out and not (len(self.dataset.val) and self._due(self.config.val_every)):
+            return False
+        self.unmeasured = True
+        try:
+            with stop.at_once():
+                is_best = self._measure()
+        except KeyboardInterrupt:
+            if not stop.asked:
+                raise
+            return False
+        except Exception:
+            if stop.asked:  # the environments, say, have ended by the same signal
+                return False
+            self._save(False)
+            raise
+        self.unmeasured = False
+        return is_best
+
     def _measure(self) -> bool:
         """Validation and rollouts if they are due. Returns whether this is the best step so far."""
-        config, score = self.config, None
+        config, figures, score = self.config, {}, None
         if len(self.dataset.val) and self._due(config.val_every):
             with self._inference() as policy:
                 figures = validate(policy, self.dataset, config, self.device, self.dtype)
-            self._record(figures)
             score = -figures["val/predict_l1"]
+        measured = None
         if self.evaluate is not None:
             score = None
             if self._due(config.eval_every):
                 with self._inference() as policy:
-                    figures = self.evaluate(policy)
-                self._record({f"eval/{name}": value for name, value in figures.items()})
-                score = figures["success_rate"]
+                    measured = self.evaluate(policy)
+                score = measured["success_rate"]
+        if figures:
+            self._record(figures)
+        if measured is not None:
+            self._record({f"eval/{name}": value for name, value in measured.items()})
         if score is None or (self.best is not None and score < self.best):
             return False
         self.best = score
@@ -239,8 +275,10 @@ class Trainer:
         """The policy as its users will get it."""
         policy = self._inference_policy().eval()
         torch.manual_seed(self.config.seed)
-        yield policy
-        self.policy.train()
+        try:
+            yield policy
+        finally:
+            self.policy.train()
 
     def _inference_policy(self) -> Policy:
         if self.ema is None:
@@ -268,6 +306,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "sums": self.sums,
+            "unmeasured": self.unmeasured,
         }
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
@@ -287,6 +326,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best = state["step"], state["best"]
             self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+            self.unmeasured = state.get("unmeasured", False)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{self.folder.last} was written by another version of this policy; "
@@ -328,32 +368,12 @@ def _lost_processes_named(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_lost_process(error):
+        if is_lost_process(error):
+            what, how = "another process was lost", ", with any number of processes"
+        elif reader := lost_reader(error):
+            what, how = reader, ""
+        else:
             raise
         raise ConfigError(
-            f"another process was lost at step {trainer.step}; {trainer.kept()}, --resume continues from there, with "
-            "any number of processes"
+            f"{what} at step {trainer.step}; {trainer.kept()}, --resume continues from there{how}"
         ) from error
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a question to ask between two steps; the second one acts as ever."""
-    seen = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def remember(number: int, frame: object) -> None:
-        seen.append(number)
-        restore()
-
-    for number in signals:
-        signal.signal(number, remember)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        restore()

@@ -50,6 +50,14 @@ class Film:
                         if not self.paths[seed].stat().st_size:
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def close(self) -> None:
+        """Removes the films of episodes that did not end."""
+        for seed, writer in self._writers.items():
+            with suppress(OSError):
+                writer.close()
+            self.paths[seed].unlink(missing_ok=True)
+        self._writers.clear()
+
     @contextmanager
     def _failures_told(self, seed: int) -> Iterator[None]:
         """A film that cannot be written is given up and said so; the rollout goes on."""

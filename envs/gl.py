@@ -24,6 +24,7 @@ KNOWN = {"Linux": ("egl", "osmesa", "glfw"), "Darwin": ("cgl", "glfw"), "Windows
 """System → what MUJOCO_GL may name there."""
 
 _refusal: Exception | None = None  # of the library, as it was loaded
+_rendered_by: int | None = None  # the process that made the first context
 _works = False  # a context was made already
 
 try:
@@ -76,8 +77,14 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
     """A `mujoco.Renderer` for pictures of this size.
 
     Raises:
-        EnvError: see `check_gl`; or the pictures are larger than the library can draw.
+        EnvError: see `check_gl`; or the pictures are larger than the library can draw; or this process was forked from
+            one with a rendering context, and would wait for ever.
     """
+    if _rendered_by not in (None, os.getpid()):
+        raise EnvError(
+            "a process that was forked from one with a rendering context cannot render; use envs.rollout.make_vector_env, or "
+            'gymnasium.make_vec(…, vectorization_mode="async", vector_kwargs={"context": "spawn"})'
+        )
     check_gl()
     try:
         return mujoco.Renderer(model, height, width)
@@ -87,11 +94,13 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
 
 def _try_context() -> str:
     """Makes a context and lets it go. Returns why that failed, "" if it did not."""
+    global _rendered_by
     if _refusal is not None:
         return _line(_refusal)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
+            _rendered_by = os.getpid()
             context = _module().GLContext(16, 16)
             try:
                 if context._context:

@@ -36,6 +36,7 @@ def evaluate(
     progress: Callable[[int], object] = lambda ended: None,
     watch: Callable[[Step], object] = lambda step: None,
     asked: Callable[[int], str] = lambda seed: "",
+    results: list[EpisodeResult] | None = None,
 ) -> list[EpisodeResult]:
     """Roll out one episode per seed and judge it. A wave of episodes ends once all of them have succeeded.
 
@@ -43,8 +44,12 @@ def evaluate(
         progress: called with the number of episodes that have just ended.
         watch: called with every `Step` (to film it, say).
         asked: the variant of the task that the agent is asked for in the episode of a seed; "" for any.
+        results: filled with each result as soon as there is one, and returned: an exception takes none of them away.
+
+    Raises:
+        LostWorker: an environment's process was killed.
     """
-    results: list[EpisodeResult] = []
+    results = [] if results is None else results
     wave: list[Step] = []
     for step in rollout(venv, agent, seeds, enough=all_succeeded):
         watch(step)

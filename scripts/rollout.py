@@ -24,6 +24,7 @@ from act.run_folder import find_checkpoint
 from envs import short_name
 from envs.film import Film
 from envs.results import EpisodeResult, evaluate, summarize
+from envs.workers import LostWorker
 from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
 from scripts.outputs import check_file, check_folder, keep
@@ -100,23 +101,44 @@ def main(args: Args) -> None:
             place = video_dir / short_name(task) if len(tasks) > 1 else video_dir
             films = {seed: place / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
             agent = agent_from(args.agent, policy, task)
-            mine = roll_out(args, task, agent, seeds[world.rank :: world.size], films)
+            mine: list[EpisodeResult] = []
+            try:
+                roll_out(args, task, agent, seeds[world.rank :: world.size], films, mine)
+            except (KeyboardInterrupt, LostWorker) as stop:
+                if world.size > 1 or not mine:
+                    raise
+                shown = {seed: films[seed] for seed in films if any(seed == result.seed for result in mine)}
+                own = replace(args, json=_json_of(args, task, tasks), wandb="disabled")
+                report(own, task, source, folder, mine, agent.latencies, shown, interrupted=True)
+                ended = f"{len(mine)} of {args.episodes * args.draws} episodes in {short_name(task)} had ended"
+                raise type(stop)(f"{stop}. {ended}" if str(stop) else ended) from None
             shares = world.gather((mine, agent.latencies))
             if not world.is_main:
                 continue
-            own = args
-            if len(tasks) > 1 and args.json is not None:
-                own = replace(args, json=args.json.with_stem(f"{args.json.stem}_{short_name(task)}"))
+            own = replace(args, json=_json_of(args, task, tasks))
             results = sorted((result for share, _ in shares for result in share), key=lambda result: result.seed)
             report(own, task, source, folder, results, [second for _, some in shares for second in some], films)
 
 
+def _json_of(args: Args, task: str, tasks: Sequence[str]) -> Path | None:
+    """Where the results of one of the tasks go."""
+    if len(tasks) == 1 or args.json is None:
+        return args.json
+    return args.json.with_stem(f"{args.json.stem}_{short_name(task)}")
+
+
 def roll_out(
-    args: Args, task: str, agent: "PolicyAgent", seeds: Sequence[int], films: Mapping[int, Path]
-) -> list[EpisodeResult]:
-    """This process' share of the episodes, those in `films` filmed, with the words that they are told."""
+    args: Args,
+    task: str,
+    agent: "PolicyAgent",
+    seeds: Sequence[int],
+    films: Mapping[int, Path],
+    results: list[EpisodeResult],
+) -> None:
+    """This process' share of the episodes, added to `results` as they end; those in `films` are filmed, with the words
+    that they are told."""
     if not seeds:
-        return []
+        return
     if agent.policy.sentences is not None:
         agent.policy.sentences([agent.instruct(seed) for seed in seeds])  # an encoder that fails does so now
     seeds = [seed for seed in seeds for _ in range(args.draws)]
@@ -124,11 +146,12 @@ def roll_out(
     render_mode = "rgb_array" if films else None
     asked = request_for(args.agent, agent.policy, task).variant
     venv = envs_for(args.agent, agent.policy, task, min(waves, len(seeds)), render_mode)
+    film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
     try:
-        film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
         with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
-            return evaluate(venv, agent, seeds, bar.update, film, asked)
+            evaluate(venv, agent, seeds, bar.update, film, asked, results)
     finally:
+        film.close()
         venv.close()
 
 
@@ -140,8 +163,10 @@ def report(
     results: Sequence[EpisodeResult],
     latencies: Sequence[float],
     films: Mapping[int, Path],
+    interrupted: bool = False,
 ) -> None:
-    """Tells what came of all episodes: on the screen, as JSON, in W&B. `source` is the checkpoint that was loaded."""
+    """Tells what came of all episodes, or of those before an interruption: on the screen, as JSON, in W&B. `source` is
+    the checkpoint that was loaded."""
     from act.checkpoint import read_checkpoint
 
     summary = summarize(results) | {
@@ -154,6 +179,7 @@ def report(
     problems = []
     if args.json is not None:
         settings = asdict(args) | asdict(args.agent) | {**source, "env_id": task}
+        settings |= {"interrupted": True} if interrupted else {}
         del settings["agent"]
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = json.dumps({"settings": settings, "summary": summary, "episodes": rows}, indent=2)

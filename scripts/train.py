@@ -36,7 +36,7 @@ from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_all_episodes
 from demos.notes import dataset_notes
-from scripts.common import run
+from scripts.common import Terminated, end_at_once, run
 from scripts.outputs import check_folder, only_writer
 from scripts.tracking import Tracker
 from scripts.wandb_run import Mode, mode_from
@@ -260,7 +260,10 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
             say(dataset.cache(config.cache, device, world.local_size))
             say(threads.adapt())
             say(dataset.encode(policy, device))
-        finished = trainer.run()
+        try:
+            finished = trainer.run()
+        except KeyboardInterrupt as stop:  # the second one; the first one waited for a checkpoint
+            end_at_once(143 if isinstance(stop, Terminated) else 130)
     if not world.is_main:
         return 0 if finished else 130
     try:
@@ -292,6 +295,7 @@ def _sentences(args: Args, folder: RunFolder) -> "Sentences":
 def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[[Policy], dict[str, float]]":
     """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
     from envs.results import evaluate, summarize  # the simulator is loaded only where it is used
+    from envs.workers import LostWorker
     from scripts.acting import agent_from, envs_for, request_for
 
     for name in ("eval_episodes", "num_envs"):
@@ -307,7 +311,10 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
 
     def success(policy: "Policy") -> dict[str, float]:
         agent = agent_from(settings, policy, task)
-        summary = summarize(evaluate(venv, agent, seeds, asked=request.variant))
+        try:
+            summary = summarize(evaluate(venv, agent, seeds, asked=request.variant))
+        except LostWorker as error:  # the trainer saves the step before it passes this on
+            raise ConfigError(f"{error}. {RunFolder(args.out).last} is whole, --resume continues from there") from error
         names = ("success_rate", "success_rate_published", "mean_jerk", "obeyed")
         return {name: summary[name] for name in names if name in summary}
 
