@@ -82,7 +82,7 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
     """
     if _rendered_by not in (None, os.getpid()):
         raise EnvError(
-            "a process that was forked from one with a rendering context cannot render; use envs.rollout.make_vector_env, or "
+            "a process forked from one with a rendering context cannot render; use envs.rollout.make_vector_env, or "
             'gymnasium.make_vec(…, vectorization_mode="async", vector_kwargs={"context": "spawn"})'
         )
     check_gl()

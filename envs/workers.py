@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ def interrupts_blocked() -> Iterator[None]:
 
     A blocked signal, unlike one that is ignored, is not lost. New processes inherit the mask.
     """
+    resource_tracker.ensure_running()  # started later, it would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -164,14 +165,16 @@ class WorkerPool:
     ):
         self.workers, self.flag = workers, flag
         self._others = set(multiprocessing.active_children())
-        with refusals_named("processes", flag):
+        with interrupts_blocked(), refusals_named("processes", flag):
             self._executor = ProcessPoolExecutor(
                 workers, multiprocessing.get_context("spawn"), _start, (initializer, initargs)
             )
+            # Each piece of work starts a process, which the executor watches from the next piece on: hence one more.
+            for _ in range(workers + 1):
+                self._executor.submit(int)
 
     def submit(self, function: Callable[..., Result], *args: Any) -> "Future[Result]":
         """Starts `function(*args)` in one of the processes; `result` waits for what it returns."""
-        # Processes are started here, as many as there is work for.
         with interrupts_blocked(), self._losses_named(), refusals_named("processes", self.flag):
             return self._executor.submit(function, *args)
 
