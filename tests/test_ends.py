@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_environments_in_processes_leave_ctrl_c_alone_and_a_killed_one_is_named(
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
         venv.reset(seed=[0, 1])
         for process in venv.processes:  # of a terminal
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid or 0, signal.SIGINT)
         action = np.zeros((2, 14), np.float32)
         venv.step(action)
         venv.processes[1].kill()
@@ -149,7 +150,7 @@ def test_a_reader_that_is_stuck_does_not_keep_ctrl_c_waiting(data, tmp_path):
 
 @pytest.mark.parametrize("end", ["ctrl-c", "lost"])
 def test_rollouts_that_are_broken_off_are_repeated_by_the_resumed_run(data, tmp_path, end):
-    settings = dict(steps=8, eval_every=4, val_every=4, log_every=4, save_every=100)
+    settings: Any = dict(steps=8, eval_every=4, val_every=4, log_every=4, save_every=100)
 
     def good(policy) -> dict[str, float]:
         return {"success_rate": 0.5}
