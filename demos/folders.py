@@ -82,9 +82,11 @@ def find_all_episodes(folders: Iterable[str | Path]) -> tuple[list[Path], list[s
         for path in paths:
             first = found.setdefault(_identity(path), path)
             again += [first] if first is not path else []
-        if again:
-            those = "is" if len(paths) == 1 else f"has {len(again)} of {len(paths)} episodes that are"
-            notes.append(f"{folder} {those} in {again[0].parent}, too, or there under two names: each is read once")
+        if len(again) == len(paths) and _identity(Path(folder)) in (_identity(again[0].parent), _identity(again[0])):
+            notes.append(f"{folder} is named twice: read once")
+        elif again:
+            told = f"{len(again)} of {len(paths)} episodes in {folder} are named before"
+            notes.append(f"{told}, such as {again[0]}: each is read once")
     return list(found.values()), notes
 
 
