@@ -10,6 +10,9 @@ The peer is the interpreter of a virtual environment (Python 3.12) with `lerobot
 sides do the same work in turn, in one run.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import json
 import os
 import tempfile

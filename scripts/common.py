@@ -16,6 +16,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from scripts.early import leave
+
 Args = TypeVar("Args")
 
 USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
@@ -93,7 +95,7 @@ def _catch_signals() -> None:
 
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     for number, handler in usual.items():
-        if signal.getsignal(number) is handler:  # else whoever started the process wants it ignored
+        if signal.getsignal(number) in (handler, leave):  # else whoever started the process wants it ignored
             signal.signal(number, stop)
 
 

@@ -6,6 +6,9 @@ The first file is the one that the others are compared with. Policies rolled out
 episodes, so the seeds on which only one of the two succeeded tell more than the difference of two rates.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,9 @@
 Every file is checked on the way. Seconds on a CPU; the pictures go to data/transfer_cube/inspect.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress

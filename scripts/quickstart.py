@@ -7,13 +7,15 @@ It runs the three scripts one after the other and shows their command lines. Int
 First it tells how long this machine will take.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import scripts.early  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envs.results import read_results
+from envs.workers import WorkerPool
 from scripts.common import run, step
 from scripts.outputs import check_folder, only_writer
 from scripts.record import usual_workers
@@ -85,7 +87,7 @@ def announce(args: Args, size: Size) -> float:
     """Tells how long everything will take on this machine, and returns it in seconds."""
     print("measuring for a few seconds how fast this machine is …", flush=True)
     # In a process of its own, which leaves nothing behind: no torch, no memory on a GPU.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with WorkerPool(1) as pool:
         sizes = (
             size.demonstrations,
             size.steps,
@@ -93,7 +95,7 @@ def announce(args: Args, size: Size) -> float:
             RolloutArgs.num_envs,
             usual_workers(size.demonstrations),
         )
-        seconds = pool.submit(_estimate, args.task, args.device, *sizes).result()
+        seconds = pool.result(pool.submit(_estimate, args.task, args.device, *sizes))
     parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     print(f"this will take about {sum(seconds.values()) / 60:.1f} minutes: {parts}", flush=True)
     return sum(seconds.values())

@@ -9,6 +9,9 @@ behind the highest number and seed in it: it replaces no file, and does not reco
 Started by torchrun, on machines that share the folder, every process records its share; the episodes are the same.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import os
 from dataclasses import dataclass
 from pathlib import Path

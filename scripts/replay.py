@@ -5,6 +5,9 @@
 The largest qpos difference is 0 for files of this toolkit, on the machine and MuJoCo version that recorded them.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -7,6 +7,9 @@ Per-seed results do not depend on --num-envs, up to rounding: a batch of another
 another order. Started by torchrun, every process rolls out its share of the seeds, and one report is made of all.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import json
 import os
 from collections.abc import Mapping, Sequence

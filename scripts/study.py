@@ -8,6 +8,9 @@ It runs record.py, train.py and rollout.py and shows their command lines. Interr
 again with more kinds or seeds, it adds them to the table.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import json
 import shlex
 from dataclasses import dataclass

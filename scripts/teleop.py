@@ -8,6 +8,9 @@ The page opens at http://127.0.0.1:8080. From another machine: ssh -L 8080:127.0
 scripts/record.py, with a mark at every step in which a person acted, and can be trained on together with them.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -15,6 +15,9 @@ On several GPUs or machines torchrun starts one process for each; --batch-size i
     torchrun --nproc-per-node 8 scripts/train.py --data data/transfer_cube --out runs/cube --batch-size 64
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

@@ -7,6 +7,9 @@
 The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 import logging
 import tempfile
 from collections import Counter

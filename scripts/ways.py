@@ -6,6 +6,9 @@ Where demonstrations do a thing in several ways, the demonstrated chunks form se
 way gives draws in all of them; one that has collapsed gives a single point, at whatever lies between.
 """
 
+import scripts.early  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -23,7 +23,7 @@ from act.starts import ShuffledStarts
 from demos.episode import find_episodes
 from envs import TASKS, EnvError, gl
 from envs.rollout import make_vector_env
-from envs.workers import LostWorker, WorkerPool
+from envs.workers import LostWorker, ParallelEnv, WorkerPool
 
 ROOT = Path(__file__).parents[1]
 CAMERAS = {"top": (12, 16)}
@@ -37,6 +37,7 @@ def data(tmp_path_factory) -> Path:
 def test_environments_in_processes_leave_ctrl_c_alone_and_a_killed_one_is_named():
     before = signal.getsignal(signal.SIGINT)
     venv = make_vector_env("BimanualTransferCube-v0", 2, horizon=5)
+    assert isinstance(venv, ParallelEnv)
     try:
         assert signal.getsignal(signal.SIGINT) is before
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

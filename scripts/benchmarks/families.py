@@ -20,6 +20,7 @@ from act.checkpoint import load_policy
 from act.run_folder import find_checkpoint, write_atomically
 from scripts.benchmarks import family_page
 from scripts.benchmarks.family_figures import figures
+from scripts.common import call as run_script
 
 SCRIPTS = Path(__file__).parents[1]
 POLL = 2.0  # s
@@ -220,9 +221,7 @@ def call(script: str, flags: str, *more: object, **paths: Path) -> None:
     words = [*flags.split(), *map(str, more)]
     words += [str(word) for name, path in paths.items() for word in (f"--{name}", path)]
     print(f"\n$ python scripts/{script} {' '.join(words)}", flush=True)
-    code = subprocess.run([sys.executable, SCRIPTS / script, *words], check=False, env=alone()).returncode
-    if code:
-        sys.exit(code)
+    run_script([sys.executable, str(SCRIPTS / script), *words], env=alone())
 
 
 def alone() -> dict[str, str]:
