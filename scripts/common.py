@@ -67,7 +67,7 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
             sys.exit(141)
         if not (line := _line_for_user(error)):
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print("error: " + line.replace("\n", "\\n"), file=sys.stderr)  # a name may have several lines
         sys.exit(2)
     finally:
         end_workers()
