@@ -88,7 +88,8 @@ def join_world() -> Iterator[World]:
     """Joins the processes that torchrun started; alone, yields a world of one.
 
     Raises:
-        ConfigError: the environment names a size but not all that torchrun sets, or the others cannot be reached.
+        ConfigError: the environment names a size but not all that torchrun sets, the others cannot be reached, or one
+            of them is lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
@@ -107,6 +108,12 @@ def join_world() -> Iterator[World]:
         raise ConfigError(f"rank {world.rank} cannot reach the others: {error}") from error
     try:
         yield world
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise ConfigError(
+            "another process was lost; what was saved before is kept, and the same command goes on from there"
+        ) from error
     finally:
         dist.destroy_process_group()
 
