@@ -279,9 +279,7 @@ def test_no_hang_in_kills_at_random_moments(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
                 code = None
             seconds = time.monotonic() - start
-            deadline = (
-                time.monotonic() + 30
-            )  # a worker still importing sees the end of its parent afterwards
+            deadline = time.monotonic() + 30  # a worker still importing sees the end of its parent afterwards
             while (left := list(filter(alive, family))) and time.monotonic() < deadline:
                 time.sleep(0.2)
             told.seek(0)
