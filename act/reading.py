@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import Queue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def read_ahead(
     # Ctrl-C reaches all processes of a terminal. Workers inherit that it is blocked; this one decides what it means.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        if workers:
+            Queue().close()  # refused here, the loader would complain once more as it is let go
         batches = iter(loader)
     except OSError as error:
         what = "no file descriptor is left" if error.errno in (errno.EMFILE, errno.ENFILE) else error.strerror

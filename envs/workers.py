@@ -82,7 +82,7 @@ class ParallelEnv(AsyncVectorEnv):
         self._starting = interrupts_blocked()
         self._starting.__enter__()
         try:
-            with main_not_imported_again(), refusals_named("environments", "--num-envs"):
+            with main_not_imported_again(), refusals_named("environments in other processes", "--num-envs"):
                 super().__init__(
                     [build] * num_envs, context="spawn", worker=_work, autoreset_mode=AutoresetMode.DISABLED
                 )
@@ -165,7 +165,7 @@ class WorkerPool:
     ):
         self.workers, self.flag = workers, flag
         self._others = set(multiprocessing.active_children())
-        with interrupts_blocked(), refusals_named("processes", flag):
+        with interrupts_blocked(), refusals_named("worker processes", flag):
             self._executor = ProcessPoolExecutor(
                 workers, multiprocessing.get_context("spawn"), _start, (initializer, initargs)
             )
@@ -175,7 +175,7 @@ class WorkerPool:
 
     def submit(self, function: Callable[..., Result], *args: Any) -> "Future[Result]":
         """Starts `function(*args)` in one of the processes; `result` waits for what it returns."""
-        with interrupts_blocked(), self._losses_named(), refusals_named("processes", self.flag):
+        with interrupts_blocked(), self._losses_named(), refusals_named("worker processes", self.flag):
             return self._executor.submit(function, *args)
 
     def result(self, future: "Future[Result]") -> Result:
@@ -217,7 +217,7 @@ def refusals_named(what: str, flag: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fewer = f"fewer {what} ({flag})" if flag else f"fewer {what}"
+        fewer = f"fewer of them ({flag})" if flag else "fewer of them"
         alone = f"{flag} 1 needs none" if flag else "one process needs none"
         if error.errno in (errno.EMFILE, errno.ENFILE):
             reason = f"no file descriptor is left; `ulimit -n 4096` before the command, or {fewer} would help"
@@ -225,7 +225,7 @@ def refusals_named(what: str, flag: str) -> Iterator[None]:
             reason = f"{error.strerror}; {fewer} would help"
         else:
             reason = f"shared memory or its semaphores (/dev/shm) cannot be had: {error.strerror}; {alone}"
-        raise LostWorker(f"{what} in processes of their own cannot start: {reason}") from error
+        raise LostWorker(f"{what} cannot start: {reason}") from error
 
 
 def _work(*args: Any) -> None:
@@ -253,9 +253,10 @@ def _end_with_parent() -> None:
 
 
 def _kill(processes: Sequence[BaseProcess]) -> None:
-    for process in processes:
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
         process.kill()
-    for process in processes:
+    for process in started:
         process.join()
 
 

@@ -87,7 +87,7 @@ def test_what_the_system_refuses_as_workers_start_is_one_line(monkeypatch):
 
     for number, told in ((24, "no file descriptor is left; `ulimit -n 4096`"), (38, "(/dev/shm) cannot be had")):
         monkeypatch.setattr("envs.workers.ProcessPoolExecutor", refuse(number))
-        with pytest.raises(LostWorker, match="in processes of their own cannot start") as error:
+        with pytest.raises(LostWorker, match="worker processes cannot start") as error:
             WorkerPool(2, flag="--workers")
         assert told in str(error.value)
         assert "--workers" in str(error.value)
