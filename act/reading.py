@@ -72,8 +72,8 @@ def lost_reader(error: RuntimeError) -> str:
     if "DataLoader worker" not in words and "ommunication with the workers" not in words:
         return ""
     if "Too many open files" in words:
-        return f"no file descriptor is left for the processes that read frames ahead; `ulimit -n 4096` or {WITHOUT}"
-    return f"a process that reads frames ahead was killed, by hand or for want of memory; {WITHOUT} without any"
+        return "no file descriptor was left (see `ulimit -n`) for a process that reads frames ahead"
+    return "a process that reads frames ahead was killed, by hand or for want of memory,"
 
 
 class _Reader(Dataset):

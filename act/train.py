@@ -38,7 +38,7 @@ from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
 from act.policies.base import Batch, Policy
-from act.reading import lost_reader
+from act.reading import WITHOUT, lost_reader
 from act.run_folder import RunFolder
 from act.starts import ShuffledStarts
 from act.stopping import StopSignals
@@ -371,7 +371,7 @@ def _lost_processes_named(trainer: Trainer) -> Iterator[None]:
         if is_lost_process(error):
             what, how = "another process was lost", ", with any number of processes"
         elif reader := lost_reader(error):
-            what, how = reader, ""
+            what, how = reader, f"; {WITHOUT}"
         else:
             raise
         raise ConfigError(
