@@ -82,17 +82,36 @@ def _leave(stopped: Sequence[int]) -> None:
 
 
 def _catch_signals() -> None:
-    """SIGINT and SIGTERM raise KeyboardInterrupt and Terminated; the second of them ends the process at once."""
-    first = 0.0
+    """SIGINT and SIGTERM raise KeyboardInterrupt and Terminated; the second of them ends the process at once.
+
+    Python drops an exception that a handler raises in the middle of a destructor or a callback of C code. So it is
+    raised again every second until it is on its way up.
+    """
+    first, ending = 0.0, KeyboardInterrupt
 
     def stop(number: int, frame: object) -> None:
-        nonlocal first
+        nonlocal first, ending
         if not first:
-            first = time.monotonic()
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            first, ending = time.monotonic(), KeyboardInterrupt if number == signal.SIGINT else Terminated
+            signal.signal(signal.SIGALRM, insist)
+            signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+            raise ending
         if time.monotonic() - first > AGAIN:
             end_at_once(128 + number)
 
+    def insist(number: int, frame: object) -> None:
+        error = sys.exc_info()[1]
+        while error is not None:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                return
+            error = error.__context__
+        raise ending
+
+    def tell(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            usual_hook(dropped)
+
+    usual_hook, sys.unraisablehook = sys.unraisablehook, tell
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     for number, handler in usual.items():
         if signal.getsignal(number) in (handler, leave):  # else whoever started the process wants it ignored
@@ -108,6 +127,7 @@ def end_at_once(code: int) -> NoReturn:
 
 def end_workers() -> None:
     """Kills the processes that this one has started and that still run: nobody waits for them any more."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a DataLoader's handler would complain
     for child in (*multiprocessing.active_children(), *_children):
         child.kill()

@@ -186,10 +186,18 @@ from scripts.common import call, run
 @dataclass
 class Args:
     slow: bool = False
+    deaf: bool = False
     child: bool = False
 
 def main(args):
-    print("ready", flush=True)
+    if args.deaf:
+        class Deaf:
+            def __del__(self):
+                print("ready", flush=True)
+                time.sleep(0.7)
+        Deaf()
+    else:
+        print("ready", flush=True)
     if args.child:
         call([sys.executable, __file__])
     try:
@@ -219,6 +227,8 @@ def started(path: Path, *words: str) -> subprocess.Popen:
         ((), signal.SIGINT, 130, "interrupted\n"),
         ((), signal.SIGTERM, 143, "terminated\n"),
         (("--child",), signal.SIGINT, 130, "interrupted\n"),
+        (("--slow",), signal.SIGTERM, 143, "\ninterrupted again, ended at once\n"),
+        (("--deaf",), signal.SIGINT, 130, "interrupted\n"),
         (("--slow",), signal.SIGINT, 130, "\ninterrupted again, ended at once\n"),
     ],
 )
