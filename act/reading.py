@@ -50,6 +50,9 @@ def read_ahead(
         generator=torch.Generator(),  # else starting the workers would draw from the training's random numbers
     )
     # Ctrl-C reaches all processes of a terminal. Workers inherit that it is blocked; this one decides what it means.
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         if workers:

@@ -41,6 +41,9 @@ def interrupts_blocked() -> Iterator[None]:
     A blocked signal, unlike one that is ignored, is not lost. New processes inherit the mask.
     """
     resource_tracker.ensure_running()  # started later, it would unblock SIGINT
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -128,7 +128,8 @@ def end_at_once(code: int) -> NoReturn:
 def end_workers() -> None:
     """Kills the processes that this one has started and that still run: nobody waits for them any more."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a DataLoader's handler would complain
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a DataLoader's handler would complain
     for child in (*multiprocessing.active_children(), *_children):
         child.kill()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # before anything renders: afterwards, loading it crashes on Mesa
 from command import forked
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
