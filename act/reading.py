@@ -50,10 +50,8 @@ def read_ahead(
         generator=torch.Generator(),  # else starting the workers would draw from the training's random numbers
     )
     # Ctrl-C reaches all processes of a terminal. Workers inherit that it is blocked; this one decides what it means.
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
         if workers:
             Queue().close()  # refused here, the loader would complain once more as it is let go
@@ -62,7 +60,8 @@ def read_ahead(
         what = "no file descriptor is left" if error.errno in (errno.EMFILE, errno.ENFILE) else error.strerror
         raise ConfigError(f"processes that read frames ahead cannot start: {what}; {WITHOUT}") from error
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for fields in batches:
         if isinstance(fields, Exception):
             raise fields
