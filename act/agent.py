@@ -8,6 +8,7 @@ import torch
 
 from act.chunking import ChunkExecutor
 from act.device import autocast
+from act.memory import memory_named
 from act.policies.base import Observation, Policy
 from act.policies.config import Sample
 
@@ -90,7 +91,8 @@ class PolicyAgent:
     def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, k, A) float32, physical units."""
         start = time.perf_counter()
-        with torch.inference_mode(), autocast(self._device, self._dtype):
+        advice = f"{self._device} has too little for {len(observation['qpos'])} environments at once; lower --num-envs"
+        with memory_named(lambda: advice), torch.inference_mode(), autocast(self._device, self._dtype):
             seen = Observation(
                 torch.from_numpy(observation["qpos"]),
                 {name: torch.from_numpy(observation[f"images/{name}"]) for name in self.cameras},

@@ -37,6 +37,7 @@ from act.dataset import ChunkDataset
 from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, is_lost_process
 from act.errors import ConfigError
+from act.memory import memory_named
 from act.policies.base import Batch, Policy
 from act.reading import WITHOUT, lost_reader
 from act.run_folder import RunFolder
@@ -121,7 +122,7 @@ class Trainer:
             smoothing=0.05,
         )
         clock, clocked = time.perf_counter(), self.step
-        with StopSignals() as stop, bar, _lost_processes_named(self):
+        with StopSignals() as stop, bar, _lost_processes_named(self), memory_named(self._needs):
             if self.unmeasured and world.is_main:
                 self._save(self._measure_unless(stop))
             while self.step < config.steps:
@@ -217,6 +218,20 @@ class Trainer:
                 f"the loss or its gradient is no longer finite at step {self.step} (lr {self.config.lr:g}, grad_clip "
                 f"{self.config.grad_clip:g}); a lower --lr, --grad-clip 1 or --dtype float32 would help; {self.kept()}"
             )
+
+    def _needs(self) -> str:
+        """What a step of this size takes, and what would take less, in words."""
+        config = self.config
+        parts = min(2 * config.accumulate, config.batch_size)
+        smaller = [f"--accumulate {parts} takes the same step in smaller parts"] if parts > config.accumulate else []
+        smaller += ["a smaller --batch-size"] if config.batch_size > 1 else ["a smaller policy"]
+        frames = self.dataset.frames
+        if frames and next(iter(frames.values())).device.type == "cuda":
+            smaller.append("--cache ram")
+        return (
+            f"{self.device} has too little for a step of --batch-size {config.batch_size} with --accumulate "
+            f"{config.accumulate}; {', or '.join(smaller)} would help; {self.kept()}"
+        )
 
     def kept(self) -> str:
         """What is left of the run if it ends here, in words."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from demos.episode import Episode
@@ -48,6 +47,8 @@ def joint_plots(episodes: Sequence[Episode], path: Path) -> None:
     spec = episodes[0].spec
     rows = 2 if len(spec.joint_names) % 2 == 0 else 1  # two arms, one above the other
     columns = len(spec.joint_names) // rows
+    from matplotlib.figure import Figure  # here, where the scripts have told it to be quiet
+
     figure = Figure(figsize=(2.3 * columns, 2.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     alpha = max(0.12, len(episodes) ** -0.5)
@@ -72,6 +73,8 @@ def tool_paths(kinds: Mapping[str, Sequence[Episode]], path: Path) -> None:
     """Writes a PNG with a column for each kind of demonstrations of one task: both tools' commanded paths seen from the
     front, and the right tool's height over time. For ALOHA's arms only.
     """
+    from matplotlib.figure import Figure  # here, where the scripts have told it to be quiet
+
     figure = Figure(figsize=(3.2 * len(kinds), 4.8), layout="constrained")
     panels = figure.subplots(2, len(kinds), sharex="row", sharey="row", squeeze=False)
     for (name, episodes), (front, height) in zip(kinds.items(), panels.T, strict=True):

@@ -16,12 +16,16 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from scripts import terminal
 from scripts.early import leave
 
 Args = TypeVar("Args")
 
 USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs": "EnvError"}
 """Module → its exception for the person at the keyboard."""
+
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG)
+"""What the machine says where it does not let a file or a terminal be written or read."""
 
 AGAIN = 0.5  # s: a signal that follows another one sooner is the same one, sent by the terminal and by a parent
 
@@ -49,6 +53,7 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
         main: takes the parsed arguments; returns the exit code, None for 0.
         parse: a dataclass that tyro turns into a command line, or a function of the words behind the script's name.
     """
+    terminal.prepare()
     stopped: list[int] = []
     atexit.register(_leave, stopped)  # the first one registered is called last
     _catch_signals()
@@ -71,6 +76,7 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
         sys.exit(2)
     finally:
         end_workers()
+        terminal.let_go()
 
 
 def _leave(stopped: Sequence[int]) -> None:
@@ -223,4 +229,8 @@ def _line_for_user(error: Exception) -> str:
         return "no file descriptor is left; raise their number with `ulimit -n 4096` and run the same command again"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.filename or 'output'}: no space left on the device; make room and run the same command again"
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}; name another place, or mend it"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({str(error).splitlines()[0] if str(error) else 'it gave no more'}); use less at a time"
     return ""

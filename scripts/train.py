@@ -185,6 +185,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     from act.curves import plot_curves
     from act.dataset import ChunkDataset
     from act.device import pick_device
+    from act.memory import memory_named
     from act.starts import ShuffledStarts
     from act.train import Trainer
 
@@ -256,13 +257,17 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
             if changed := threads.adapt():
                 tqdm.write(changed)
 
-        trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
+        with memory_named(
+            lambda: f"{device} has too little for this policy; a smaller one, or --device cpu, would help"
+        ):
+            trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
         if trainer.step:
             say(f"continuing after step {trainer.step}")
         if trainer.step < config.steps:
-            say(dataset.cache(config.cache, device, world.local_size))
-            say(threads.adapt())
-            say(dataset.encode(policy, device))
+            with memory_named(lambda: _too_large_a_cache(dataset.frame_bytes(), config.cache, device.type)):
+                say(dataset.cache(config.cache, device, world.local_size))
+                say(threads.adapt())
+                say(dataset.encode(policy, device))
         try:
             finished = trainer.run()
         except KeyboardInterrupt as stop:  # the second one; the first one waited for a checkpoint
@@ -278,6 +283,11 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     else:
         print(f"stopped after step {trainer.step}; the same command with --resume continues")
     return 0 if finished else 130
+
+
+def _too_large_a_cache(size: int, cache: str, device: str) -> str:
+    instead = "--cache ram or none" if device == "cuda" and cache != "ram" else "--cache none"
+    return f"--cache {cache} keeps {size / 1e9:.2f} GB of frames, and what is made of them; {instead} would help"
 
 
 def _sentences(args: Args, folder: RunFolder) -> "Sentences":

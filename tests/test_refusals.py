@@ -1,5 +1,6 @@
 """Laws of what a machine refuses: each is one line that names what was given and what would work."""
 
+import errno
 import os
 import platform
 import socket
@@ -9,9 +10,21 @@ import threading
 from collections.abc import Iterator
 
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch
+from tiny import BLIND, SPEC, write_episodes
 
+from act.agent import PolicyAgent
+from act.chunking import RecedingHorizon
+from act.dataset import ChunkDataset
+from act.errors import ConfigError
+from act.policies import ACTPolicy
+from act.run_folder import RunFolder
+from act.train import Trainer
+from act.train_config import TrainConfig
 from envs import EnvError, display, gl
+from scripts.common import _line_for_user
 
 PICTURES = (
     "import gymnasium as gym, envs\n"
@@ -145,3 +158,148 @@ def test_a_picture_that_no_library_can_draw_is_one_line(monkeypatch):
     env = gym.make("BimanualTransferCube-v0", cameras=("top",), height=8, width=8)
     with pytest.raises(EnvError, match=r"^pictures of 8 × 8 cannot be rendered here: Offscreen .* complete, error 0x"):
         env.reset(seed=0)
+
+
+def run_in(code: str, environment: dict[str, str] | None = None, shell: str = '"$@"') -> subprocess.CompletedProcess:
+    """A script of our kind in a process of its own, its streams as `shell` arranges them."""
+    script = SCRIPT.replace("CODE", code).encode("ascii", "backslashreplace").decode()
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **(environment or {})})
+
+
+SCRIPT = """
+from dataclasses import dataclass
+from tqdm import tqdm
+from scripts.common import run
+
+@dataclass
+class Args:
+    '''jerk in rad/s² …'''
+    length: float = 1.0
+    '''Of × in rad/s³, 0 … 1.'''
+
+def main(args):
+    CODE
+
+run(main, Args)
+"""
+PRINTS = "for _ in tqdm(range(2), 'größe'): print('jerk 1.0 rad/s³ … – × 2 ─│█ 日')"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "C"],
+)
+def test_a_terminal_without_some_letters_gets_others(environment):
+    done = run_in(PRINTS, environment)
+    assert (done.returncode, done.stdout) == (0, b"jerk 1.0 rad/s3 ... - x 2 -|# ?\n" * 2)
+    assert b"Error" not in done.stderr
+    helped = run_in(PRINTS, environment, '"$@" --help')
+    assert (helped.returncode, helped.stderr) == (0, b"")
+    assert b"jerk in rad/s2 ..." in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "told"),
+    [
+        ('"$@" >/dev/full', 2, "error: output: no space left on the device; make room and run the same command again"),
+        ('"$@" 2>/dev/full', 0, ""),
+        ('"$@" >&-', 0, ""),
+        ('"$@" 2>&- >&- <&-', 0, ""),
+    ],
+)
+def test_a_terminal_that_is_full_or_closed(tmp_path, shell, code, told):
+    """What is closed is not taken for the next file that is opened, and what is done is done."""
+    file = tmp_path / "result"
+    done = run_in(f"file = open('{file}', 'w'); file.write('whole'); file.close()\n    {PRINTS}", shell=shell)
+    assert done.returncode == code
+    assert file.read_text() == "whole"
+    lines = done.stderr.decode().replace("\r", "\n").splitlines()
+    assert "Traceback" not in lines
+    assert not told or lines[-1] == told
+
+
+def test_a_home_that_cannot_be_written_is_not_lamented(tmp_path):
+    nowhere = {name: "/proc/nowhere" for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
+    code = f"from demos.figures import joint_plots; import matplotlib.figure; open('{tmp_path / 'done'}', 'w').close()"
+    done = run_in(code, nowhere, 'unset MPLCONFIGDIR; "$@"')
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (tmp_path / "done").exists()
+
+
+def test_the_machine_s_refusals_are_one_line():
+    for error, line in (
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: permission denied; name another place, or"),
+        (OSError(errno.EIO, "Input/output error"), "output: input/output error; name another place, or mend it"),
+        (MemoryError(), "out of memory (it gave no more); use less at a time"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nlong"), "out of memory (CUDA out of memory.); use less at a"),
+    ):
+        assert _line_for_user(error).startswith(line)
+    assert _line_for_user(RuntimeError("a bug")) == ""
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+@pytest.fixture
+def trainer(tmp_path) -> Trainer:
+    dataset = ChunkDataset(write_episodes(tmp_path / "data"), 6, cameras=(), val_fraction=0)
+    policy = ACTPolicy(BLIND, dataset.spec)
+    policy.normalizer.fit(dataset.stats())
+    dataset.cache("ram", torch.device("cpu"))
+    folder = RunFolder(tmp_path / "run")
+    folder.claim({}, resume=True, free=set())
+    config = TrainConfig(steps=4, batch_size=4, val_fraction=0, device="cpu", save_every=2, threads=1)
+    return Trainer(policy, dataset, config, folder)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_step_that_memory_is_too_small_for_names_what_would_take_less(trainer, monkeypatch, error, step):
+    forward = trainer.policy.forward
+
+    def refuse(batch):
+        if trainer.step == step:
+            raise error
+        return forward(batch)
+
+    monkeypatch.setattr(trainer.policy, "forward", refuse)
+    with pytest.raises(ConfigError) as caught:
+        trainer.run()
+    kept = "nothing was saved yet" if step == 1 else f"{trainer.folder.last} is whole"
+    assert str(caught.value) == (
+        "out of memory: cpu has too little for a step of --batch-size 4 with --accumulate 1; --accumulate 2 takes the "
+        f"same step in smaller parts, or a smaller --batch-size would help; {kept}"
+    )
+    assert trainer.folder.last.exists() == (step > 1)
+
+
+def test_other_errors_of_a_step_are_ours(trainer, monkeypatch):
+    def fail(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(trainer.policy, "forward", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY[:3], ids=lambda error: type(error).__name__)
+def test_an_answer_that_memory_is_too_small_for_names_the_environments(monkeypatch, error):
+    policy = ACTPolicy(BLIND, SPEC)
+    agent = PolicyAgent(policy, RecedingHorizon(policy.chunk_size))
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(agent, "_answer", refuse)
+    agent.reset([0, 1], {})
+    with pytest.raises(ConfigError, match=r"^out of memory: cpu has too little for 2 environments at once; lower --n"):
+        agent({"qpos": np.zeros((2, 14), np.float32), "env_state": np.zeros((2, 7), np.float32)})
