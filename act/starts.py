@@ -66,9 +66,11 @@ class ShuffledStarts:
 
     def batch(self, i: int) -> Tensor:
         """(B,) int64 starts of batch i."""
-        number, position = np.divmod(np.arange(i * self.batch_size, (i + 1) * self.batch_size), len(self.starts))
-        self._passes = {p: self._shuffled(p) for p in np.unique(number).tolist()}
-        return torch.from_numpy(np.concatenate([self._passes[p][position[number == p]] for p in self._passes]))
+        first, n = i * self.batch_size, len(self.starts)
+        last = first + self.batch_size
+        self._passes = {p: self._shuffled(p) for p in range(first // n, (last - 1) // n + 1)}
+        pieces = [order[max(0, first - p * n) : last - p * n] for p, order in self._passes.items()]
+        return torch.from_numpy(np.concatenate(pieces))
 
     def _shuffled(self, number: int) -> np.ndarray:
         if number in self._passes:
