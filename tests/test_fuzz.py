@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_grippers import EACH, UNKNOWN, demonstration
 from tiny import BLIND, SPEC, write_episodes
 
@@ -201,6 +202,47 @@ def test_demonstrations_of_another_shape(episode, tmp_path):
 
 
 @pytest.fixture(scope="module")
+def foreign(tmp_path_factory) -> Path:
+    """As the original code writes it, with JPEG frames of one width and neither checksums nor our attributes."""
+    path = tmp_path_factory.mktemp("foreign") / "episode_0.hdf5"
+    rng, encoded = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(encoded, "JPEG")
+    row = np.frombuffer(encoded.getvalue(), np.uint8)
+    with h5py.File(path, "w") as file:
+        file.attrs["sim"] = False
+        for name in ("action", "observations/qpos", "observations/qvel", "observations/effort"):
+            file[name] = rng.normal(size=(5, 14)).astype(np.float32)
+        file["base_action"] = rng.normal(size=(5, 2)).astype(np.float32)
+        file["observations/images/top"] = np.tile(np.pad(row, (0, 9)), (5, 1))
+    return path
+
+
+def test_damaged_files_of_other_recorders(foreign, tmp_path):
+    rng, path = random.Random(7), tmp_path / "episode_0.hdf5"
+    assert tried(show_episode, [str(foreign)]).kind == "answer"
+    for _ in range(60):
+        mutation, data = damaged(foreign.read_bytes(), rng)
+        path.write_bytes(data)
+        judge("files of other recorders", mutation, tried(show_episode, [str(path)]))
+
+
+def test_files_of_other_recorders_with_other_attributes(foreign, tmp_path):
+    """What such a file says of itself and nothing depends on never keeps it from being read."""
+    path = tmp_path / "episode_0.hdf5"
+    for name in (*TYPED, "compress", "language_raw", "sim"):
+        for told, value in VALUES.items():
+            if name == "format_version":  # then it claims to be one of ours
+                continue
+            path.write_bytes(foreign.read_bytes())
+            with h5py.File(path, "a") as file:
+                file.attrs[name] = value
+            outcome = tried(show_episode, [str(path)])
+            judge("files of other recorders", f"attribute {name} is {told}", outcome)
+            lenient = name in ("success", "success_published", "seed", "expert", "task")
+            assert not lenient or outcome.kind == "answer", f"attribute {name} is {told}: {outcome.text}"
+
+
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     policy = make_policy(BLIND, SPEC)
@@ -305,6 +347,31 @@ def test_grasps_are_never_taken_for_failed_ones():
         COUNTS["grasps: left in"] += sum(1 for thickness in held if thickness)
         COUNTS["grasps: failed ones found"] += len(failed)
         assert not any(held[attempt] for attempt in attempts), f"{held}, {way}, {gripper}: {attempts} removed"
+
+
+def test_mistaken_outputs(tmp_path, monkeypatch):
+    """An output that cannot be written is refused before the work, and nothing that was there is lost."""
+    monkeypatch.chdir(tmp_path)
+    results = Path("results.json")
+    episodes = [EpisodeResult(seed, True, True, 4, 300, 290, 5.0) for seed in range(3)]
+    found = {"settings": {}, "summary": {**summarize(episodes), "inference_ms": None}}
+    results.write_text(json.dumps({**found, "episodes": [vars(each) for each in episodes]}))
+    Path("folder").mkdir()
+    Path("link").symlink_to("nowhere/else")
+    before = results.read_bytes()
+    places = [
+        "folder",
+        "folder/a.png",
+        "results.json/a.png",
+        "/proc/a.png",
+        "/dev/null/a.png",
+        "/dev/full",
+        "link/a.png",
+    ]
+    for place in [*places, *JUNK]:
+        compared = tried(scripts.compare.main, ["results.json", "--png", place], scripts.compare.Args)
+        judge("outputs", f"compare --png {place!r}", compared)
+        assert results.read_bytes() == before, place
 
 
 COMMANDS: list[tuple[Any, Any, str]] = [
