@@ -123,7 +123,8 @@ class ChunkDataset:
         target = torch.arange(len(self.qpos)) + offsets[self._episode]
         self._target = target.maximum(self._first[self._episode])  # (S,) index of a start's first action
         self._last = (ends - 1)[self._episode]  # (S,) index of the last action of a start's episode
-        seeds = [("file", str(e.path)) if e.seed is None else ("seed", e.seed) for e in self.episodes]
+        # Other recorders write one seed into all of their files.
+        seeds = [("seed", e.seed) if e.ours and e.seed is not None else ("file", str(e.path)) for e in self.episodes]
         is_val = torch.from_numpy(_split(seeds, val_fraction, seed))[self._episode]
         taken = self._on_time_line([starts_of(episode, learn_from) for episode in self.episodes])
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]

@@ -544,3 +544,12 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch):
 def test_our_files_have_no_notes(tmp_path: Path):
     episode = Episode(write(tmp_path / "episode_0.hdf5"))
     assert (episode.ours, episode.notes, episode.spec) == (True, (), SPEC)
+
+
+def test_one_seed_in_all_files_still_leaves_some_for_validation(tmp_path: Path):
+    paths = [tmp_path / f"episode_{i}.hdf5" for i in range(4)]
+    for path in paths:
+        write_original(path)
+        attributes(path, seed=0)
+    dataset = ChunkDataset(paths, 3, val_fraction=0.25)
+    assert (len(dataset.train), len(dataset.val)) == (3 * STEPS, STEPS)
