@@ -20,6 +20,9 @@ from typing import Any
 from act.errors import ConfigError
 from demos.folder_lock import LOCK
 
+BEFORE = {"jpeg_colors": "auto"}
+"""Settings that runs of older versions do not name → what they were trained with."""
+
 
 class RunFolder:
     """A training run's output folder."""
@@ -58,6 +61,7 @@ class RunFolder:
             if self.path.is_dir() and (found := sorted(p.name for p in self.path.iterdir() if p.name != LOCK)):
                 raise ConfigError(f"{self.path} holds {found[0]} and no run; use an empty or another --out")
         else:
+            old = {name: value for name, value in BEFORE.items() if name in new} | old
             names = [
                 name for name in old | new if name not in free | _compared(old, new) and old.get(name) != new.get(name)
             ]

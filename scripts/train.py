@@ -98,10 +98,7 @@ class Args:
             "policy": self.family,
             "eval_episodes": self.eval_episodes,
         }
-        training = asdict(self.training)
-        if self.training.jpeg_colors == "auto":  # as runs were before there was a choice; they go on
-            del training["jpeg_colors"]
-        return own | asdict(self.policy) | training
+        return own | asdict(self.policy) | asdict(self.training)
 
 
 @dataclass(frozen=True)

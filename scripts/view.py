@@ -28,7 +28,7 @@ from act.run_folder import find_checkpoint
 from demos.episode import Episode, check_dataset, find_all_episodes
 from demos.notes import dataset_notes
 from demos.record import spec_of
-from demos.spec import JpegColors
+from demos.spec import EpisodeError, JpegColors
 from demos.writer import EpisodeWriter
 from envs.results import all_succeeded, read_results
 from envs.rollout import rollout
@@ -71,6 +71,12 @@ def main(args: Args) -> None:
     if args.what.suffix == ".json":
         results = read_results(args.what)
     else:
+        try:
+            args.what.stat()
+        except FileNotFoundError:
+            raise EpisodeError(f"{args.what}: no such file or folder") from None
+        except OSError:
+            pass  # the reader names what it is
         paths, notes = find_all_episodes([args.what])
         check_dataset(paths, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
         for note in [*notes, *dataset_notes([_load(args, path) for path in paths])]:

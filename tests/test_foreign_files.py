@@ -300,7 +300,7 @@ def test_training_and_pictures_see_the_same_colours(path: Path, tmp_path: Path, 
         assert ((sheet[..., 0] - sheet[..., 2]) > 100).any() == red
     args = ["--data", str(path), "--out", str(tmp_path / "run"), "--jpeg-colors", "rgb"]
     assert train.parse(args).settings()["jpeg_colors"] == "rgb"
-    assert "jpeg_colors" not in train.parse(args[:4]).settings()  # old runs go on
+    assert train.parse(args[:4]).settings()["jpeg_colors"] == "auto"
     assert TrainConfig().jpeg_colors == "auto"
 
 

@@ -77,3 +77,10 @@ def test_damaged_results_are_named(tmp_path, damage):
     path.write_text(damage(json.dumps(results(True, False))))
     with pytest.raises(EnvError, match=r"results\.json is not what scripts/rollout\.py writes with --json"):
         read_results(path)
+
+
+def test_a_run_from_before_a_setting_goes_on_with_what_it_was_then(tmp_path):
+    RunFolder(tmp_path / "run").claim({"lr": 0.1}, resume=False, free=set())
+    with pytest.raises(ConfigError, match="jpeg_colors 'auto' there, 'rgb' now"):
+        RunFolder(tmp_path / "run").claim({"lr": 0.1, "jpeg_colors": "rgb"}, resume=True, free=set())
+    RunFolder(tmp_path / "run").claim({"lr": 0.1, "jpeg_colors": "auto"}, resume=True, free=set())
