@@ -338,8 +338,8 @@ def test_grasps_are_never_taken_for_failed_ones():
     rng = random.Random(6)
     for _ in range(300):
         held = [rng.choice([0.0, rng.uniform(0.08, 0.9)]) for _ in range(rng.randrange(1, 5))]
-        way = {"carry": rng.choice([0.0, 0.3, -0.9]), "away": rng.choice([0.0, 0.1, -1.0])}
-        gripper = {"offset": rng.uniform(-0.1, 0.1), "noise": rng.choice([0.0, 0.003, 0.01, 0.02])}
+        way: dict[str, Any] = {"carry": rng.choice([0.0, 0.3, -0.9]), "away": rng.choice([0.0, 0.1, -1.0])}
+        gripper: dict[str, Any] = {"offset": rng.uniform(-0.1, 0.1), "noise": rng.choice([0.0, 0.003, 0.01, 0.02])}
         gripper |= {"sign": rng.choice([1, -1]), "span": rng.choice([0.04, 1.0, 100.0, 4096.0])}
         action, qpos = demonstration(*held, **way, **gripper)
         failed = find_failed_grasps(action, qpos, rng.choice([ALOHA_JOINTS, UNKNOWN]))

@@ -19,9 +19,9 @@ def write(path, action, qpos, human=None, intended=None) -> Episode:
     spec = replace(SPEC, cameras={}, env_state_dim=0)
     with EpisodeWriter(path, spec, seed=0, expert="test") as writer:
         for t in range(len(action)):
-            own = {"human": None if human is None else bool(human[t])}
-            own |= {"expert_action": None if intended is None else intended[t]}
-            writer.append({"qpos": qpos[t], "qvel": qpos[t]}, action[t], 0.0, **own)
+            person = None if human is None else bool(human[t])
+            meant = None if intended is None else intended[t]
+            writer.append({"qpos": qpos[t], "qvel": qpos[t]}, action[t], 0.0, meant, person)
         writer.close(True, True)
     return Episode(path)
 
