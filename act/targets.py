@@ -73,8 +73,8 @@ def describe_changes(episodes: Sequence[Episode], targets: Sequence[Targets], le
     steps = sum(episode.length for episode in episodes)
     if idle := steps - sum(len(each.kept) for each in targets):
         changes.append(f"{idle} of {steps} steps left out as idle")
-    unused = sum(int((~starts_of(episode, learn_from)[each.kept]).sum()) for episode, each in _pairs(episodes, targets))
-    if unused:
+    pairs = zip(episodes, targets, strict=True)
+    if unused := sum(int((~starts_of(episode, learn_from)[each.kept]).sum()) for episode, each in pairs):
         changes.append(f"{unused} steps left out by --learn-from {learn_from}")
     intended = sum(episode.expert_action is not None for episode in episodes)
     if intended:
@@ -84,7 +84,3 @@ def describe_changes(episodes: Sequence[Episode], targets: Sequence[Targets], le
     if names:
         changes.append(f"constant, as they hardly move: {', '.join(names)}")
     return "; ".join(changes) or "all steps and commands as recorded"
-
-
-def _pairs(episodes: Sequence[Episode], targets: Sequence[Targets]) -> list[tuple[Episode, Targets]]:
-    return list(zip(episodes, targets, strict=True))

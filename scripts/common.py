@@ -99,8 +99,9 @@ def _catch_signals() -> None:
         nonlocal first, ending
         if not first:
             first, ending = time.monotonic(), KeyboardInterrupt if number == signal.SIGINT else Terminated
-            signal.signal(signal.SIGALRM, insist)
-            signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+            if hasattr(signal, "setitimer"):  # not on Windows
+                signal.signal(signal.SIGALRM, insist)
+                signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
             raise ending
         if time.monotonic() - first > AGAIN:
             end_at_once(128 + number)
@@ -133,8 +134,8 @@ def end_at_once(code: int) -> NoReturn:
 
 def end_workers() -> None:
     """Kills the processes that this one has started and that still run: nobody waits for them any more."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    if hasattr(signal, "SIGCHLD"):  # not on Windows
+    if hasattr(signal, "setitimer"):  # neither is there on Windows
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a DataLoader's handler would complain
     for child in (*multiprocessing.active_children(), *_children):
         child.kill()
