@@ -1,0 +1,35 @@
+"""What a message must name: the file, the flag, the value. How it says so is free."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from act.errors import ConfigError
+from demos.spec import EpisodeError
+from envs import EnvError
+
+FOR_THE_USER = (ConfigError, EpisodeError, EnvError)
+
+
+def says(message: object, *parts: object) -> bool:
+    """Whether a message has all of these parts, as whole words and in any order. Raises AssertionError if not."""
+    missing = [str(part) for part in parts if not re.search(_as_words(str(part)), str(message), re.IGNORECASE)]
+    assert not missing, f"{missing} is not said by: {message}"
+    return True
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(FOR_THE_USER) as caught:
+        act()
+    line = str(caught.value)
+    assert line
+    assert "\n" not in line
+    return line
+
+
+def _as_words(part: str) -> str:
+    before = r"(?<!\w)" if part[:1].isalnum() else ""
+    after = r"(?!\w)" if part[-1:].isalnum() else ""
+    return before + re.escape(part) + after
