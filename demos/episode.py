@@ -29,8 +29,8 @@ variant of https://github.com/MarkFzp/act-plus-plus. Files that name our format_
   `instruction` where there is none;
 - whatever else lies there is not read.
 `Episode.notes` says what was assumed and left out, `demos.notes` puts that together for many episodes. What an
-attribute must be stands in `demos.attribute`, what is not followed and not read at all in `demos.storage`. No other
-modules than these open HDF5.
+attribute must be stands in `demos.attributes`, what is not followed and not read at all in `demos.hdf5_checks`. No
+other modules than these open HDF5.
 """
 
 import zlib
@@ -49,8 +49,8 @@ from demos.folders import episode_number as episode_number
 from demos.folders import find_all_episodes as find_all_episodes
 from demos.folders import find_episodes as find_episodes
 from demos.frames import camera_sizes, read_encoded
+from demos.hdf5_checks import NOT_WHOLE, failures_named, find, refuse_special
 from demos.spec import ACTION_LAYOUT, FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
-from demos.storage import NOT_WHOLE, failures_named, find, refuse_special
 
 FPS_TOLERANCE = 0.02  # of clocks that measure the same rate
 

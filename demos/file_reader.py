@@ -11,13 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from demos import attribute
+from demos import attributes
+from demos.hdf5_checks import UnfitError, check_size, failures_named, find
 from demos.spec import ALOHA_JOINTS, EpisodeError, largest
-from demos.storage import UnfitError, check_size, failures_named, find
 
 INSTRUCTIONS = ("instruction", "instructions", "language_raw", "language_instruction", "language_instructions")
 ARRAYS = ("action", "expert_action", "base_action", "reward", "human", "qpos", "qvel", "effort", "env_state")
-KNOWN = {*ARRAYS, "observations", "images", "compress_len", *INSTRUCTIONS, *attribute.RULES}
+KNOWN = {*ARRAYS, "observations", "images", "compress_len", *INSTRUCTIONS, *attributes.RULES}
 """Names that are read, or that need no word; `compress_len` counts the bytes of JPEG images before their padding."""
 
 
@@ -33,7 +33,7 @@ class FileReader:
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self.file = path, file
-        self.attributes, self.notes = attribute.read(file)
+        self.attributes, self.notes = attributes.read_attributes(file)
         self.ours = "format_version" in self.attributes
 
     def error(self, what: str) -> EpisodeError:
@@ -121,7 +121,7 @@ class FileReader:
         groups = [each for each in (self.file, find(self.file, "/observations")) if isinstance(each, h5py.Group)]
         for name in INSTRUCTIONS:
             for group in groups:
-                told = attribute.text_list(attribute.small_value(group, name))
+                told = attributes.text_list(attributes.small_value(group, name))
                 if len(set(told)) > 1 and len(told) == length:
                     self.notes.append(f"{name} changes within the episode: left out")
                 elif told:

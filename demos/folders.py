@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from itertools import chain, pairwise
 from pathlib import Path
 
+from demos.hdf5_checks import refuse_special, refused_by_system
 from demos.spec import EpisodeError
-from demos.storage import refuse_special, refused_by_system
 
 SUFFIXES = (".hdf5", ".h5")
 NAMES = "their files are named episode_0.hdf5, episode_1.hdf5, …"

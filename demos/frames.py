@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from demos.file_reader import FileReader
+from demos.hdf5_checks import UnfitError, check_size, failures_named, find
 from demos.spec import EpisodeError
-from demos.storage import UnfitError, check_size, failures_named, find
 
 Layout = Literal["raw", "colours first", "encoded"]
 FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")

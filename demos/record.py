@@ -21,12 +21,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
+from demos.atomic_file import move_to_free_name
 from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
-from demos.origin import changes, origin
-from demos.partial import move_to_free_name
 from demos.phrases import attributes
+from demos.provenance import changes, provenance
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
 from envs.aloha import FPS, JOINT_NAMES
@@ -122,11 +122,11 @@ def record(
 
     Raises:
         EpisodeError: the folder holds episodes recorded with other settings, by other code, in another scene or with
-            other versions of what matters (see `demos.origin`), or the expert fails on and on.
+            other versions of what matters (see `demos.provenance`), or the expert fails on and on.
         EnvError: unknown task or camera.
     """
     recorder = _Recorder(config, folder)
-    before = _resume(config, recorder.spec, recorder.origin, folder)
+    before = _resume(config, recorder.spec, recorder.provenance, folder)
     recorded, rejected, number, seed = before.recorded, before.rejected, before.number, before.seed
     pending = folder / PENDING
     if rank == 0:
@@ -287,13 +287,13 @@ class _Recorder:
         self.spec = spec_of(self.venv.envs[0])
         env = self.venv.envs[0].unwrapped
         assert isinstance(env, BimanualEnv)
-        self.origin = origin(env, self.expert)
+        self.provenance = provenance(env, self.expert)
 
     def __call__(self, seed: int) -> Path | None:
         """Record the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
         path = self.folder / PENDING / f"seed_{seed}.hdf5"
         config, expert = self.config, self.expert
-        name, settings = _expert(config), _attributes(config) | self.origin
+        name, settings = _expert(config), _attributes(config) | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=settings) as writer:
             for step in rollout(self.venv, expert, [seed], always_look=True):
                 observation = {name: value[0] for name, value in step.observation.items()}

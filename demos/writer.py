@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from demos import attribute
-from demos.partial import PartialFile
+from demos.atomic_file import AtomicFile
+from demos.attributes import write_attributes
 from demos.spec import FORMAT_VERSION, EpisodeError, EpisodeSpec, largest
 
 SEEN = ("qpos", "qvel", "env_state")
@@ -56,7 +56,7 @@ class EpisodeWriter:
         self._action_layout = spec.action_layout
         self._steps: dict[str, list[np.ndarray]] = {name: [] for name in self._shapes}
         with _failures_named(self.path):
-            self._disk = PartialFile(self.path)
+            self._disk = AtomicFile(self.path)
         self._file = h5py.File(self._disk, "w", libver=LIBVER)
         self._images = {
             name: self._file.create_dataset(
@@ -82,7 +82,7 @@ class EpisodeWriter:
             expert=expert,
             versions=json.dumps(versions()),
         )
-        attribute.write(self._file, {**(attributes or {}), **told})
+        write_attributes(self._file, {**(attributes or {}), **told})
 
     def append(
         self,
@@ -143,7 +143,7 @@ class EpisodeWriter:
                 self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
             max_reward = float(max(self._steps["reward"]))
             told = dict(success=success, success_published=success_published, max_reward=max_reward)
-            attribute.write(self._file, {**(attributes or {}), **told})
+            write_attributes(self._file, {**(attributes or {}), **told})
             self._file.close()
             self._disk.complete()
         self.path = self._disk.path

@@ -22,8 +22,8 @@ from act.errors import ConfigError
 from act.presets import settings
 from act.targets import describe_changes, targets_of
 from demos.episode import Episode, check_dataset, find_all_episodes
-from demos.figures import contact_sheet, joint_plots
 from demos.notes import dataset_notes
+from demos.pictures import contact_sheet, joint_plots
 from demos.spec import JpegColors
 from scripts.common import columns, run
 from scripts.outputs import check_folder, failures_named

@@ -19,7 +19,7 @@ from typing import Any
 
 from act.errors import ConfigError
 from demos.episode import Episode, find_episodes
-from demos.figures import tool_paths
+from demos.pictures import tool_paths
 from envs import env_id
 from envs.results import read_results, wilson_interval
 from scripts.common import markdown, run, step

@@ -14,7 +14,7 @@ from tiny import BLIND, SPEC, TINY, family, write_episodes
 from act.between import between, great_circle, repeated
 from act.dataset import ChunkDataset
 from act.policies import POLICIES, ACTPolicy, Policy, make_policy
-from demos.attribute import write
+from demos.attributes import write_attributes
 from demos.episode import Episode, find_episodes
 from envs.results import EpisodeResult, summarize
 from scripts.benchmarks import family_page
@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
     folder = write_episodes(tmp_path_factory.mktemp("data"), lengths=(60, 60, 70))
     for path, way in zip(find_episodes(folder), ("left", "right", "left"), strict=True):
         with h5py.File(path, "a") as file:
-            write(file, {"way": way})
+            write_attributes(file, {"way": way})
     return folder
 
 

@@ -17,7 +17,7 @@ from test_episode import SPEC, STEPS, write, write_original
 
 from act.dataset import ChunkDataset
 from act.train_config import TrainConfig
-from demos import storage
+from demos import hdf5_checks
 from demos.episode import Episode, check_dataset, find_all_episodes, find_episodes
 from demos.notes import dataset_notes
 from demos.spec import EpisodeError, JpegColors
@@ -489,10 +489,10 @@ def test_each_episode_is_read_once(tmp_path: Path):
             "unable to open file",
             "may not be read (permission denied); allow it with chmod, or ask its owner",
         ),
-        (errno.EMFILE, "unable to open file", storage.REFUSALS[errno.EMFILE]),
-        (errno.EIO, "file read failed", storage.REFUSALS[errno.EIO]),
-        (errno.ESTALE, "unable to open file", storage.REFUSALS[errno.ESTALE]),
-        (errno.ENOLCK, "unable to lock file", storage.REFUSALS[errno.ENOLCK]),
+        (errno.EMFILE, "unable to open file", hdf5_checks.REFUSALS[errno.EMFILE]),
+        (errno.EIO, "file read failed", hdf5_checks.REFUSALS[errno.EIO]),
+        (errno.ESTALE, "unable to open file", hdf5_checks.REFUSALS[errno.ESTALE]),
+        (errno.ENOLCK, "unable to lock file", hdf5_checks.REFUSALS[errno.ENOLCK]),
         (errno.ELOOP, "unable to open file", "cannot be read: Too many levels of symbolic links"),
     ],
 )

@@ -17,9 +17,9 @@ from tiny import SPEC, write_episodes
 
 import demos.record
 from act.errors import ConfigError
+from demos.atomic_file import move_to_free_name
 from demos.episode import Episode, find_episodes
 from demos.folder_lock import LOCK, lock_folder
-from demos.partial import move_to_free_name
 from demos.record import RecordConfig, Recording, record
 from demos.spec import EpisodeError
 from demos.writer import EpisodeWriter
@@ -39,7 +39,7 @@ def quick(monkeypatch):
 
     def recorded(self, seed: int) -> Path | None:
         path = self.folder / demos.record.PENDING / f"seed_{seed}.hdf5"
-        told = demos.record._attributes(self.config) | self.origin
+        told = demos.record._attributes(self.config) | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert="scripted", attributes=told) as writer:
             observation, _ = self.venv.reset(seed=[0])
             seen = {name: value[0] for name, value in observation.items()} | self.venv.envs[0].unwrapped.look()

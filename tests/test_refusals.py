@@ -222,7 +222,7 @@ def test_a_terminal_that_is_full_or_closed(tmp_path, shell, code, told):
 
 def test_a_home_that_cannot_be_written_is_not_lamented(tmp_path):
     nowhere = {name: "/proc/nowhere" for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
-    code = f"from demos.figures import joint_plots; import matplotlib.figure; open('{tmp_path / 'done'}', 'w').close()"
+    code = f"from demos.pictures import joint_plots; import matplotlib.figure; open('{tmp_path / 'done'}', 'w').close()"
     done = run_in(code, nowhere, 'unset MPLCONFIGDIR; "$@"')
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert (tmp_path / "done").exists()

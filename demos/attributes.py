@@ -16,14 +16,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from demos.hdf5_checks import find
 from demos.spec import EpisodeError
-from demos.storage import find
 
 FASTEST = 100_000  # Hz, beyond any control loop
 SMALL = 100_000  # values of a dataset that is read as an attribute, and bytes of one of them
 
 
-def write(file: h5py.File, values: Mapping[str, Any]) -> None:
+def write_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
     """Root attributes of a file: text, numbers, booleans, or lists of texts."""
     for name, value in values.items():
         if isinstance(value, str | list | tuple):
@@ -33,7 +33,7 @@ def write(file: h5py.File, values: Mapping[str, Any]) -> None:
         file.attrs[name] = value
 
 
-def read(file: h5py.File) -> tuple[dict[str, Any], list[str]]:
+def read_attributes(file: h5py.File) -> tuple[dict[str, Any], list[str]]:
     """Root attributes as plain types: text, numbers, booleans or lists of them; and what was left out, in sentences.
 
     Raises:

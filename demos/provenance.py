@@ -19,7 +19,7 @@ from envs.bimanual import ASSETS, BimanualEnv
 MATTERING = ("mujoco", "numpy")  # physics and pictures; where objects are placed and what operators draw
 
 
-def origin(env: BimanualEnv, demonstrator: object) -> dict[str, str]:
+def provenance(env: BimanualEnv, demonstrator: object) -> dict[str, str]:
     """Root attributes: `scene`, a digest of the MJCF files, and `code`, one of the modules that act and judge."""
     own = {kind.__module__ for kind in type(env).__mro__ if issubclass(kind, BimanualEnv)}
     acting = {"demos.experts", "demos.ik", type(demonstrator).__module__}

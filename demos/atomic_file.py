@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-class PartialFile(FileIO):
+class AtomicFile(FileIO):
     """A new file, hidden as `.<name>.part` until `complete` gives it its name in one step.
 
     A failed write (no space left, say) is not raised but kept for `check`: HDF5 cannot let go of a file that it

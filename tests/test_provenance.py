@@ -12,7 +12,7 @@ import envs
 from demos.episode import Episode, find_episodes
 from demos.experts import ScriptedExpert
 from demos.operators import Operator
-from demos.origin import MATTERING, changes, origin
+from demos.provenance import MATTERING, changes, provenance
 from demos.record import RecordConfig, record
 from demos.spec import EpisodeError
 from demos.writer import versions
@@ -110,38 +110,42 @@ def test_other_packages_and_words_of_others_do_not_matter():
 
 def test_the_code_is_what_it_does_not_how_it_is_written(tmp_path: Path, monkeypatch):
     expert, env = ScriptedExpert(CONFIG.env_id), TransferCubeEnv()
-    before = origin(env, expert)
+    before = provenance(env, expert)
     module = sys.modules["demos.experts"]
     source, copy = Path(str(module.__file__)).read_text(), tmp_path / "experts.py"
     monkeypatch.setattr(module, "__file__", str(copy))
     copy.write_text("# another comment\n" + source.replace('"""', '"""Other words. ', 1).replace(" = ", "  =  "))
-    assert origin(env, expert) == before
+    assert provenance(env, expert) == before
     copy.write_text(source.replace("0.05", "0.06", 1))
     assert copy.read_text() != source
-    after = origin(env, expert)
+    after = provenance(env, expert)
     assert (after["scene"], after["code"] != before["code"]) == (before["scene"], True)
     env.close()
 
 
 def test_the_scene_is_all_its_files_without_their_comments(tmp_path: Path, monkeypatch):
     expert, env = ScriptedExpert(CONFIG.env_id), TransferCubeEnv()
-    before = origin(env, expert)
+    before = provenance(env, expert)
     assets = Path(shutil.copytree(ASSETS, tmp_path / "assets"))
-    monkeypatch.setattr("demos.origin.ASSETS", assets)
+    monkeypatch.setattr("demos.provenance.ASSETS", assets)
     arm = (assets / "vx300s.xml").read_text()  # a file of a file
     (assets / "vx300s.xml").write_text(arm.replace(">", "><!-- a remark -->", 1))
-    assert origin(env, expert) == before
+    assert provenance(env, expert) == before
     (assets / "vx300s.xml").write_text(arm.replace('mass="', 'mass="1', 1))
     assert (assets / "vx300s.xml").read_text() != arm
-    assert origin(env, expert)["scene"] != before["scene"]
-    assert origin(env, expert)["code"] == before["code"]
+    assert provenance(env, expert)["scene"] != before["scene"]
+    assert provenance(env, expert)["code"] == before["code"]
     env.close()
 
 
 def test_tasks_and_demonstrators_have_origins_of_their_own():
     cube, insertion = TransferCubeEnv(), InsertionEnv()
     expert, operator = ScriptedExpert(CONFIG.env_id), Operator(CONFIG.env_id)
-    assert origin(cube, expert)["scene"] == origin(cube, operator)["scene"] != origin(insertion, expert)["scene"]
-    assert len({origin(*pair)["code"] for pair in ((cube, expert), (cube, operator), (insertion, expert))}) == 3
+    assert (
+        provenance(cube, expert)["scene"]
+        == provenance(cube, operator)["scene"]
+        != provenance(insertion, expert)["scene"]
+    )
+    assert len({provenance(*pair)["code"] for pair in ((cube, expert), (cube, operator), (insertion, expert))}) == 3
     cube.close()
     insertion.close()
