@@ -5,13 +5,19 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from scripts.console import REMOVED, RENAMED, main
+
 ROOT = Path(__file__).parents[1]
 
 
 def test_every_script_is_a_command():
     commands = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     scripts = [path.stem for path in ROOT.glob("scripts/*.py") if "run(main, " in path.read_text()[-30:]]
-    assert commands == {f"bimanual-{name}": "scripts.console:main" for name in scripts}
+    names = {f"bimanual-{name.replace('_', '-')}" for name in scripts}
+    assert {new for old, new in RENAMED.items()} <= names
+    assert commands == dict.fromkeys(names | RENAMED.keys() | REMOVED.keys(), "scripts.console:main")
 
 
 def test_a_wheel_has_every_package_and_every_asset():
@@ -27,3 +33,21 @@ def test_a_command_is_its_script():
     run = subprocess.run([command, "nowhere.json"], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "error: nowhere.json: no such file; scripts/rollout.py --json writes one\n"
+
+
+def test_an_old_command_runs_its_script_or_names_the_new_command(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr("runpy.run_module", lambda name, run_name: started.append(name))
+    monkeypatch.setitem(REMOVED, "bimanual-gone", "bimanual-new")
+    for command in ("bimanual-inspect-data", "bimanual-inspect_data", "bimanual-ways"):
+        monkeypatch.setattr("sys.argv", [f"/bin/{command}"])
+        main()
+    assert started == ["scripts.inspect_data", "scripts.inspect_data", "scripts.latent_plot"]
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        "bimanual-inspect_data",
+        "bimanual-ways",
+    ]
+    monkeypatch.setattr("sys.argv", ["/bin/bimanual-gone"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "use bimanual-new" in capsys.readouterr().err

@@ -13,11 +13,11 @@ import tyro
 from test_agent_settings import saved, spec
 from tiny import BLIND, write_episodes
 
+import scripts.latent_plot
 import scripts.rollout
 import scripts.teleop
 import scripts.train
 import scripts.view
-import scripts.ways
 from act.checkpoint import load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
 from act.language import Sentences
@@ -127,7 +127,7 @@ def test_scripts_start_only_the_encoder_that_their_command_line_names(checkpoint
             main(script, line, *words)
     latent = change(saved(tmp_path, replace(CONFIG, use_vae=True), spec(TASK)), sentences=None)
     with pytest.raises(ConfigError, match=NEW):
-        main(scripts.ways, plot.replace(str(checkpoint), str(latent)))
+        main(scripts.latent_plot, plot.replace(str(checkpoint), str(latent)))
     assert not mark.exists()
     saved(tmp_path, CONFIG, spec(TASK))
     main(scripts.rollout, short, "--instruction", "dab a cab", "--text-encoder", ENCODER)

@@ -30,11 +30,11 @@ from tiny import BLIND, SPEC, write_episodes
 
 import scripts.compare
 import scripts.inspect_data
+import scripts.latent_plot
 import scripts.record
 import scripts.replay
 import scripts.rollout
 import scripts.train
-import scripts.ways
 from act.checkpoint import describe, load_policy, read_checkpoint, to_bytes
 from act.grippers import find_failed_grasps
 from act.policies import make_policy
@@ -381,7 +381,7 @@ COMMANDS: list[tuple[Any, Any, str]] = [
     (scripts.inspect_data.main, scripts.inspect_data.Args, "nowhere --out pictures"),
     (scripts.replay.main, scripts.replay.Args, "nowhere.hdf5 --video a.mp4"),
     (scripts.compare.main, scripts.compare.Args, "a.json b.json --png a.png"),
-    (scripts.ways.main, scripts.ways.Args, "--checkpoint nowhere --data nowhere --png a.png --draws 3"),
+    (scripts.latent_plot.main, scripts.latent_plot.Args, "--checkpoint nowhere --data nowhere --png a.png --draws 3"),
 ]
 JUNK = [
     "",

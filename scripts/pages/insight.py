@@ -14,8 +14,8 @@ from PIL import Image, ImageColor
 from act.between import between, repeated
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
+from scripts.latent_plot import told
 from scripts.pages.stage import PICTURE_WIDTH
-from scripts.ways import told
 
 Overlay = Literal["none", "attention", "keypoints"]
 DEMONSTRATED, PREDICTED, BETWEEN = "#268b5c", "#e06a1a", "#111111"

@@ -11,7 +11,7 @@ from act.checkpoint import describe, to_bytes
 from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy
 from demos.kinematics import tool_positions
-from scripts.ways import Args, main, travel, ways
+from scripts.latent_plot import Args, main, travel, ways
 
 
 def saved(config: ACTConfig, folder, collapsed: bool = False):
@@ -41,7 +41,7 @@ def test_every_chunk_goes_one_of_four_ways():
 @pytest.mark.parametrize("collapsed", [False, True])
 def test_a_latent_that_is_not_listened_to_draws_one_way(tmp_path, capsys, monkeypatch, collapsed):
     groups = {}
-    monkeypatch.setattr("scripts.ways.plot", lambda found, *_: groups.update(found))
+    monkeypatch.setattr("scripts.latent_plot.plot", lambda found, *_: groups.update(found))
     main(Args(saved(BLIND, tmp_path / "run", collapsed), write_episodes(tmp_path / "data"), tmp_path / "ways.png"))
     assert groups["shown"].shape == groups["mean of the prior"].shape == (3, 2)
     spread = groups["drawn"].reshape(3, 10, 2).std(axis=1).max()

@@ -1,6 +1,6 @@
 """What z decides: how far each tool goes in the first chunk of an episode, drawn from the prior, beside what was shown.
 
-    python scripts/ways.py --checkpoint runs/order --data data/order --png ways.png
+    python scripts/latent_plot.py --checkpoint runs/order --data data/order --png ways.png
 
 Where demonstrations do a thing in several ways, the demonstrated chunks form several groups. A latent that carries the
 way gives draws in all of them; one that has collapsed gives a single point, at whatever lies between.
