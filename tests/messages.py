@@ -13,10 +13,16 @@ FOR_THE_USER = (ConfigError, EpisodeError, EnvError)
 
 
 def says(message: object, *parts: object) -> bool:
-    """Whether a message has all of these parts, as whole words and in any order. Raises AssertionError if not."""
-    missing = [str(part) for part in parts if not re.search(_as_words(str(part)), str(message), re.IGNORECASE)]
-    assert not missing, f"{missing} is not said by: {message}"
+    """That a message has all of these parts, as whole words and in any order. Raises AssertionError if not."""
+    __tracebackhide__ = True
+    missing = [str(part) for part in parts if not has(message, part)]
+    assert not missing, f"{missing} is not in: {message}"
     return True
+
+
+def has(message: object, *parts: object) -> bool:
+    """Whether it does."""
+    return all(re.search(_as_words(str(part)), str(message), re.IGNORECASE) for part in parts)
 
 
 def refusal(act: Callable[[], object]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from command import forked, script
+from messages import says
 
 from envs.results import EpisodeResult, summarize
 
@@ -104,54 +105,46 @@ def test_training_and_rollout_are_one_wandb_run(line):
     assert all(run.name.endswith(identity) for run in runs)
 
 
+NO_RESULTS = ["run/config.json", "--json"]
+OTHER_SETTINGS = ["run", "settings", "lr", 0.1, "--resume", "--out"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "parts"),
     [
         (
             ["record.py", "--task", "juggling", "--out", "new"],
-            "error: unknown task 'juggling'; known tasks: transfer_cube, insertion, hand_over",
+            ["juggling", "transfer_cube", "insertion", "hand_over"],
         ),
         (
             ["record.py", "--task", "insertion", "--out", "data", "--height", "24", "--width", "32"],
-            "error: data holds episodes with other settings",
+            ["data", "BimanualInsertion-v0", "BimanualTransferCube-v0"],
         ),
-        (
-            ["record.py", "--task", "insertion", "--out", "new", "--cameras", "nose"],
-            "error: unknown camera 'nose'; known cameras: top, angle, left_pillar",
-        ),
-        (["replay.py", "run/config.json"], "error: run/config.json: is not a whole HDF5 file"),
-        (["inspect_data.py", "nowhere"], "error: nowhere: no such folder"),
-        (["inspect_data.py", "empty"], "error: empty: no episodes in it"),
-        (
-            ["train.py", "--data", "data", "--out", "new", "--chunk-size", "500"],
-            "error: chunk_size 500 is longer than every episode in data, the longest has 400 steps",
-        ),
-        (
-            ["train.py", "--data", "data", "--out", "new", "--device", "cuda"],
-            "error: cuda was asked for, but this machine has no CUDA device; use --device cpu or auto",
-        ),
-        (
-            ["train.py", "--data", "data", "--out", "run", *TINY, "--lr", "0.1"],
-            "error: run holds a run with other settings",
-        ),
-        (["train.py", "--data", "data", "--out", "run", *TINY], "error: run already holds this run; use --resume"),
-        (["teleop.py", "--out", "new"], "error: name a --task, or a --checkpoint whose task it shall be"),
+        (["record.py", "--task", "insertion", "--out", "new", "--cameras", "nose"], ["nose", "top", "left_pillar"]),
+        (["replay.py", "run/config.json"], ["run/config.json", "HDF5"]),
+        (["inspect_data.py", "nowhere"], ["nowhere", "no such folder"]),
+        (["inspect_data.py", "empty"], ["empty", "no episodes"]),
+        (["train.py", "--data", "data", "--out", "new", "--chunk-size", "500"], ["chunk_size", 500, "data", 400]),
+        (["train.py", "--data", "data", "--out", "new", "--device", "cuda"], ["cuda", "--device cpu"]),
+        (["train.py", "--data", "data", "--out", "run", *TINY, "--lr", "0.1"], OTHER_SETTINGS),
+        (["train.py", "--data", "data", "--out", "run", *TINY], ["run", "--resume", "--out"]),
+        (["teleop.py", "--out", "new"], ["--task", "--checkpoint"]),
         (
             ["teleop.py", "--out", "new", "--checkpoint", "run", "--assist", "left"],
-            "error: --assist and --checkpoint exclude each other",
+            ["--assist", "--checkpoint"],
         ),
-        (["teleop.py", "--out", "data", "--task", "transfer_cube"], "error: data holds other episodes"),
-        (["view.py", "nowhere"], "error: nowhere: no such file"),
-        (["view.py", "empty"], "error: empty: no episodes in it"),
-        (["view.py", "run/config.json"], "error: run/config.json is not what scripts/rollout.py writes with --json"),
-        (["compare.py", "nowhere.json"], "error: nowhere.json: no such file"),
-        (["compare.py", "run/config.json"], "error: run/config.json is not what scripts/rollout.py writes with --json"),
-        (["rollout.py", "--checkpoint", "nowhere.pt"], "error: nowhere.pt: no such checkpoint"),
-        (["rollout.py", "--checkpoint", "run", "--execute", "99"], "error: cannot execute 99 actions of a chunk of 20"),
+        (["teleop.py", "--out", "data", "--task", "transfer_cube"], ["data", "transfer_cube"]),
+        (["view.py", "nowhere"], ["nowhere", "no such"]),
+        (["view.py", "empty"], ["empty", "no episodes"]),
+        (["view.py", "run/config.json"], NO_RESULTS),
+        (["compare.py", "nowhere.json"], ["nowhere.json", "no such file"]),
+        (["compare.py", "run/config.json"], NO_RESULTS),
+        (["rollout.py", "--checkpoint", "nowhere.pt"], ["nowhere.pt", "no such checkpoint"]),
+        (["rollout.py", "--checkpoint", "run", "--execute", "99"], [99, 20]),
     ],
-    ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(map(str, value)),
 )
-def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, message):
+def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, parts):
     folder, _ = line
     (folder / "empty").mkdir(exist_ok=True)
     name, *rest = arguments
@@ -159,8 +152,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, message):
         rest += ["--eval-every", "6", "--eval-episodes", "2"]
     run = forked(name, *rest, folder=folder)
     assert run.returncode == 2, run.stderr
-    assert message in run.stderr
-    assert "Traceback" not in run.stderr
+    [told] = run.stderr.splitlines()
+    assert told.startswith("error: ")
+    assert says(told, *parts)
 
 
 @pytest.mark.parametrize(
