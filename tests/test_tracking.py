@@ -5,14 +5,13 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from messages import refusal, says
 
-from act.errors import ConfigError
 from scripts import quickstart, rollout, train, wandb_run
 from scripts.tracking import Tracker
 from scripts.wandb_run import mode_from
@@ -54,12 +53,10 @@ def server() -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
 
 
-def log_one(folder: Path, mode: wandb_run.Mode = "online") -> float:
-    """Seconds that a run of one record takes."""
-    start = time.monotonic()
+def log_one(folder: Path, mode: wandb_run.Mode = "online") -> None:
+    """A run of one record."""
     with Tracker(mode, folder, {"lr": 0.1}) as tracker:
         tracker.log({"step": 1, "loss": 0.5})
-    return time.monotonic() - start
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -102,26 +99,25 @@ def test_an_unknown_mode_is_refused_before_the_work_begins(monkeypatch, tmp_path
     monkeypatch.setenv("WANDB_MODE", "foo")
     monkeypatch.chdir(tmp_path)
     args = train.parse(words) if script is train else tyro.cli(script.Args, args=words)
-    line = "^WANDB_MODE is 'foo'; choose one of online, offline, disabled, shared, dryrun, run, or unset it$"
-    with pytest.raises(ConfigError, match=line):
-        script.main(args)
+    modes = ("online", "offline", "disabled", "shared", "dryrun", "run")
+    assert says(refusal(lambda: script.main(args)), "WANDB_MODE", "foo", *modes)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_flag_counts_where_the_mode_in_the_environment_is_unknown(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WANDB_MODE", "foo")
     log_one(tmp_path, "offline")
-    assert capsys.readouterr().out.startswith(f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-")
+    assert f"wandb sync {tmp_path}/wandb/offline-run-" in capsys.readouterr().out
     assert os.environ["WANDB_MODE"] == "foo"
 
 
 def test_without_a_login_a_run_is_offline(tmp_path, capsys):
     (tmp_path / "netrc").write_text("machine elsewhere login user password secret\n")
     (tmp_path / "netrc").chmod(0o600)
-    assert log_one(tmp_path) < 15
+    log_one(tmp_path)
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "W&B: no login found (run `wandb login`), so this run stays offline"
-    assert second == f"W&B: offline; upload it with: wandb sync {run_folders(tmp_path)[0]}"
+    assert says(first, "W&B", "no login", "wandb login", "offline")
+    assert says(second, "W&B", f"wandb sync {run_folders(tmp_path)[0]}")
     assert next(run_folders(tmp_path)[0].glob("*.wandb")).stat().st_size > 100
 
 
@@ -130,30 +126,33 @@ def test_a_login_is_found_where_wandb_finds_it(monkeypatch, tmp_path, server, ca
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
     log_one(tmp_path)
-    assert capsys.readouterr().out.startswith("W&B: the login is not accepted (")  # so it was found
+    assert says(capsys.readouterr().out, "login is not accepted")  # so it was found
 
 
 def test_a_rejected_key_leaves_an_offline_run_with_the_same_id(monkeypatch, tmp_path, server, capsys):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    assert log_one(tmp_path) < 15
+    log_one(tmp_path)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("W&B: the login is not accepted (")
-    assert first.endswith("), so this run stays offline")
-    assert second.startswith(f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-")
+    assert says(first, "W&B", "login is not accepted", "offline")
+    assert f"wandb sync {tmp_path}/wandb/offline-run-" in second
     identity = (tmp_path / "wandb_id.txt").read_text()
     offline = [each for each in run_folders(tmp_path) if each.name.startswith("offline")]
     assert [each.name.rpartition("-")[2] for each in offline] == [identity]
 
 
-def test_a_server_that_never_answers_delays_a_run_by_less_than_15_seconds(monkeypatch, tmp_path, capsys):
+def test_a_server_that_never_answers_delays_a_run_by_no_more_than_its_share(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(wandb_run, "INIT_SECONDS", 1)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    import wandb
+
+    waits, init = [], wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **given: waits.append(given["settings"].init_timeout) or init(**given))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert log_one(tmp_path) < 15
-    assert "W&B: the server cannot be reached (" in (printed := capsys.readouterr().out)
-    assert "W&B: offline; upload it with: wandb sync" in printed
+        log_one(tmp_path)
+    assert waits == [1, 1], "online, then offline"
+    assert says(capsys.readouterr().out, "server cannot be reached", "offline", f"wandb sync {tmp_path}/wandb/offline")
 
 
 @pytest.mark.parametrize("failure", [ImportError("half\nan installation"), RuntimeError("half\nan installation")])
@@ -166,16 +165,16 @@ def test_without_a_whole_wandb_nothing_is_logged(monkeypatch, tmp_path, capsys, 
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     log_one(tmp_path)
-    line = "W&B: wandb cannot be imported (half an installation), so this run is not logged; pip install wandb\n"
-    assert capsys.readouterr().out == line
+    [line] = capsys.readouterr().out.splitlines()
+    assert says(line, "W&B", "half an installation", "not logged", "pip install wandb")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file"))
     log_one(tmp_path)
-    reason = "cannot be written (not a directory), so this run is not logged; set WANDB_DIR"
-    assert capsys.readouterr().out == f"W&B: {tmp_path}/file {reason}\n"
+    [line] = capsys.readouterr().out.splitlines()
+    assert says(line, "W&B", tmp_path / "file", "not a directory", "not logged", "WANDB_DIR")
 
 
 def test_a_full_disk_is_one_line(monkeypatch, tmp_path, capsys):
@@ -184,8 +183,8 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     log_one(tmp_path, "offline")
-    reason = "cannot be written (no space left on device), so this run is not logged; set WANDB_DIR"
-    assert capsys.readouterr().out == f"W&B: {tmp_path} {reason}\n"
+    [line] = capsys.readouterr().out.splitlines()
+    assert says(line, "W&B", tmp_path, "no space left on device", "not logged", "WANDB_DIR")
 
 
 def test_what_fails_while_a_run_is_open_ends_logging_alone(monkeypatch, tmp_path, capsys):
@@ -202,26 +201,25 @@ def test_what_fails_while_a_run_is_open_ends_logging_alone(monkeypatch, tmp_path
     with Tracker("offline", tmp_path, {}) as tracker:
         tracker.log({"step": 1})
         tracker.log({"step": 2})
-    printed = capsys.readouterr().out.splitlines()[1:]
-    assert printed == [
-        "W&B: logging ends here ([Errno 32] its service is gone); the work goes on",
-        f"W&B: the run did not end well ([Errno 28] full); what is whole uploads with: wandb sync {tmp_path}",
-    ]
+    _, lost, ended = capsys.readouterr().out.splitlines()
+    assert says(lost, "W&B", "its service is gone")
+    assert says(ended, "W&B", "full", f"wandb sync {tmp_path}")
 
 
 def test_uploads_end_after_a_while(monkeypatch, tmp_path, capsys):
+    waits_no_more, ended = threading.Event(), []
+
     class Slow:
         dir = str(tmp_path / "files")
 
         def finish(self) -> None:
-            time.sleep(30)
+            ended.append(waits_no_more.wait(60))
 
     monkeypatch.setattr(wandb_run, "FINISH_SECONDS", -2.9)
-    start = time.monotonic()
     wandb_run.finish_run(Slow())
-    assert time.monotonic() - start < 5
-    line = f"W&B: the server did not take everything in time; upload the rest with: wandb sync {tmp_path}\n"
-    assert capsys.readouterr().out == line
+    assert ended == [], "it was waited for to the end"
+    waits_no_more.set()
+    assert says(capsys.readouterr().out, "W&B", "in time", f"wandb sync {tmp_path}")
 
 
 @pytest.mark.parametrize("home", [None, "/proc"])
