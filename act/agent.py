@@ -69,12 +69,12 @@ class PolicyAgent:
         self._chance = self._drawn() if self._sample == "episode" else None
         self._memory: dict[str, torch.Tensor] = {}
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         """Will the next call need images?"""
         return bool(self.cameras) and self.executor.needs_chunk
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Observations with a leading N → actions (N, A) float32. Images are read only where `looks` was true."""
+        """Observations with a leading N → actions (N, A) float32. Images are read only if `needs_images`."""
         return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
 
     def _told(self, seeds: Sequence[int]) -> torch.Tensor | None:

@@ -41,7 +41,7 @@ class Waypoint:
     rotation: np.ndarray  # (4,) unit quaternion w, x, y, z, world frame
     gripper: float  # opening, 0 closed … 1 open
     straight: bool = False  # get here in a straight line: something is or will be touched
-    steady: int | None = None  # without a detour for this many steps before t; None: the whole way, if it is straight
+    unperturbed_steps: int | None = None  # no perturbation in so many steps before t; None: in none, if straight
 
 
 Plan = dict[str, list[Waypoint]]
@@ -77,17 +77,17 @@ def plan_hand_over(env_state: np.ndarray, giver: str = "right", number: int = 0)
     return {
         giver: [
             Waypoint(70, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(105, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(105, grasp, down, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(120, grasp, down, CLOSED, straight=True),
             Waypoint(148, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
-            Waypoint(205, meeting, down, CLOSED, steady=SETTLE),
+            Waypoint(205, meeting, down, CLOSED, unperturbed_steps=SETTLE),
             Waypoint(256, meeting, down, CLOSED, straight=True),
             Waypoint(276, meeting, down, OPEN, straight=True),
             Waypoint(316, meeting + [0.10 * out, 0, 0.06], down, OPEN, straight=True),
         ],
         receiver: [
             Waypoint(110, offered + [-0.16 * out, 0, 0], side, OPEN),
-            Waypoint(200, offered + [-0.09 * out, 0, 0], side, OPEN, steady=SETTLE),
+            Waypoint(200, offered + [-0.09 * out, 0, 0], side, OPEN, unperturbed_steps=SETTLE),
             Waypoint(240, offered, side, OPEN, straight=True),
             Waypoint(256, offered, side, CLOSED, straight=True),
             Waypoint(276, offered, side, CLOSED, straight=True),
@@ -114,7 +114,7 @@ def plan_insertion(env_state: np.ndarray) -> Plan:
         grasp, rotation = parts[arm] + tool[arm], DOWN[arm]
         plan[arm] = [
             Waypoint(85, grasp + [0, 0, 0.08], rotation, OPEN),
-            Waypoint(125, grasp, rotation, OPEN, straight=True, steady=SETTLE),
+            Waypoint(125, grasp, rotation, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(141, grasp, rotation, CLOSED, straight=True),
             Waypoint(170, grasp + [0, 0, 0.08], rotation, CLOSED, straight=True),
             Waypoint(230, meeting + above[arm] + 0.125 * away[arm], rotation, CLOSED),
@@ -130,7 +130,7 @@ def plan_lift_tray(env_state: np.ndarray) -> Plan:
         grasp, down = tray + [0.18 * OUTWARDS[arm], 0, 0.034], DOWN[arm]
         plan[arm] = [
             Waypoint(80, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(115, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(115, grasp, down, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(131, grasp, down, CLOSED, straight=True),
             Waypoint(146, grasp, down, CLOSED, straight=True),
             Waypoint(246, grasp + [0, 0, 0.16], down, CLOSED, straight=True),
@@ -149,11 +149,11 @@ def plan_stack(env_state: np.ndarray, first: str = "right") -> Plan:
         t = 0 if arm == first else 95  # steps that it comes later
         plan[arm] = [
             Waypoint(65, grasp + [0, 0, 0.08], down, OPEN),
-            Waypoint(95, grasp, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(95, grasp, down, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(110, grasp, down, CLOSED, straight=True),
             Waypoint(135, grasp + [0, 0, 0.08], down, CLOSED, straight=True),
             *([] if arm == first else [Waypoint(180, mark + 0.15 * out + [0, 0, 0.18], down, CLOSED)]),
-            Waypoint(185 + t, put + [0, 0, 0.08], down, CLOSED, steady=SETTLE if arm == first else t),
+            Waypoint(185 + t, put + [0, 0, 0.08], down, CLOSED, unperturbed_steps=SETTLE if arm == first else t),
             Waypoint(220 + t, put, down, CLOSED, straight=True),
             Waypoint(234 + t, put, down, OPEN, straight=True),
             Waypoint(256 + t, put + [0, 0, 0.09], down, OPEN, straight=True),
@@ -177,8 +177,8 @@ def plan_tip(env_state: np.ndarray) -> Plan:
     back = np.array([np.cos(angle), 0, np.sin(angle)])  # along the tool
     return {
         "right": [
-            Waypoint(80, grasp + 0.08 * back, held, OPEN, steady=2 * SETTLE),
-            Waypoint(115, grasp, held, OPEN, straight=True, steady=SETTLE),
+            Waypoint(80, grasp + 0.08 * back, held, OPEN, unperturbed_steps=2 * SETTLE),
+            Waypoint(115, grasp, held, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(131, grasp, held, CLOSED, straight=True),
             Waypoint(165, grasp + [0, 0, 0.12], level, CLOSED, straight=True),
             Waypoint(225, BOWL_MEETING + CUP_ABOVE, level, CLOSED, straight=True),
@@ -187,7 +187,7 @@ def plan_tip(env_state: np.ndarray) -> Plan:
         ],
         "left": [
             Waypoint(80, handle + [0, 0, 0.08], down, OPEN),
-            Waypoint(115, handle, down, OPEN, straight=True, steady=SETTLE),
+            Waypoint(115, handle, down, OPEN, straight=True, unperturbed_steps=SETTLE),
             Waypoint(131, handle, down, CLOSED, straight=True),
             Waypoint(165, handle + [0, 0, 0.08], down, CLOSED, straight=True),
             Waypoint(215, BOWL_MEETING + [-0.1, 0, 0.034], down, CLOSED, straight=True),
@@ -221,7 +221,7 @@ class ScriptedExpert:
     Attributes:
         intended: (N, 14) what the last call would have commanded without detours.
         length: steps of an episode.
-        ways: of the present episodes, "" where the task has one. Where it has several, chance decides.
+        variants: of the present episodes, "" where the task has one. Where it has several, chance decides.
 
     Raises:
         ValueError: no expert for this environment.
@@ -235,18 +235,18 @@ class ScriptedExpert:
         if env_id not in PLANS:
             raise ValueError(f"there is no scripted expert for {env_id!r}; there are for: {', '.join(PLANS)}")
         self.plans, self.noise, self.ik = PLANS[env_id], noise, BimanualIK()
-        self.ways: list[str] = []
+        self.variants: list[str] = []
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        self.ways = [choose(self.plans, seed) for seed in seeds]
-        given = zip(seeds, observation["env_state"], self.ways, strict=True)
+        self.variants = [choose_variant(self.plans, seed) for seed in seeds]
+        given = zip(seeds, observation["env_state"], self.variants, strict=True)
         episodes = [self.commands(*each) for each in given]
         self._commands, self._intentions = (
             np.stack(each, axis=1) for each in zip(*episodes, strict=True)
         )  # (T, N, 14)
         self._t = 0
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return False
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -254,13 +254,13 @@ class ScriptedExpert:
         self._t, self.intended = t + 1, self._intentions[t]
         return self._commands[t]
 
-    def commands(self, seed: int, env_state: np.ndarray, way: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def commands(self, seed: int, env_state: np.ndarray, variant: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """A whole episode from the object poses at its start: what is commanded, and what would be without detours.
 
         Both are (T, 14) float32.
         """
-        way = choose(self.plans, seed) if way is None else way
-        plan = self.plans[way](env_state.astype(np.float64))
+        variant = choose_variant(self.plans, seed) if variant is None else variant
+        plan = self.plans[variant](env_state.astype(np.float64))
         # A stream of its own, so that the detours do not repeat the numbers that placed the objects.
         rng = np.random.default_rng([seed, 0xDE])
         commanded, intended = [], []
@@ -268,7 +268,7 @@ class ScriptedExpert:
             joints, gripper, free = self._path(arm, plan[arm])
             intended += [joints, gripper[:, None]]
             if self.noise > 0:
-                offsets = detours(rng, self.noise, free)
+                offsets = perturbations(rng, self.noise, free)
                 joints = np.stack([self.ik.nudge(arm, *each) for each in zip(joints, offsets, strict=True)])
             commanded += [joints, gripper[:, None]]
         commands, intentions = (np.concatenate(c, axis=1).astype(np.float32) for c in (commanded, intended))
@@ -297,8 +297,10 @@ class ScriptedExpert:
                 end = self._solve(arm, waypoint.position, goal, at)
                 joints[steps] = at + s[:, None] * (end - at)
                 at = end
-            steady = len(steps) if waypoint.straight and waypoint.steady is None else waypoint.steady or 0
-            free[t : waypoint.t - steady] = True
+            unperturbed = waypoint.unperturbed_steps
+            if unperturbed is None:
+                unperturbed = len(steps) if waypoint.straight else 0
+            free[t : waypoint.t - unperturbed] = True
             gripper[steps] = opening + s * (waypoint.gripper - opening)
             t, position, rotation, opening = waypoint.t, waypoint.position, goal, waypoint.gripper
         joints[t:], gripper[t:] = at, opening
@@ -311,9 +313,9 @@ class ScriptedExpert:
         return joints
 
 
-def choose(ways: Mapping[str, object], seed: int) -> str:
+def choose_variant(variants: Mapping[str, object], seed: int) -> str:
     """Which way an episode goes, each as often as the others. By a stream of its own, so that nothing else changes."""
-    return list(ways)[np.random.default_rng([seed, 0x3A]).integers(len(ways))]
+    return list(variants)[np.random.default_rng([seed, 0x3A]).integers(len(variants))]
 
 
 def progress(steps: int) -> np.ndarray:
@@ -323,7 +325,7 @@ def progress(steps: int) -> np.ndarray:
     return speed.cumsum() / speed.sum()
 
 
-def detours(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.ndarray:
+def perturbations(rng: np.random.Generator, size: float, allowed: np.ndarray) -> np.ndarray:
     """Smooth random bumps (T, 3) in m, one after the other, each zero at its ends and only where `allowed` (T,)."""
     offset = np.zeros((len(allowed), 3))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], allowed.astype(int), [0]])))

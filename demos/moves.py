@@ -65,8 +65,8 @@ class Script:
 
     alone: dict[str, list[Move]]
     together: dict[str, list[Move]]
-    stray: dict[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
-    """Arm → a function of how freely the tool may stray at each step, (T,) 0 to 1, to how far it does, (T, 3) m."""
+    drift: dict[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    """Arm → a function of how freely the tool may drift at each step, (T,) 0 to 1, to how far it does, (T, 3) m."""
 
 
 def pause(after: Move, steps: float) -> Move:
@@ -245,8 +245,8 @@ def picking(arm: str, pitch: float = PITCH) -> np.ndarray:
     return tool_rotation(yaw=180.0 if arm == "right" else 0.0, pitch=pitch)
 
 
-def freedom(moves: list[Move]) -> np.ndarray:
-    """How freely the tool may stray in each move, (moves,): in the air fully, near contact a little."""
+def drift_scale(moves: list[Move]) -> np.ndarray:
+    """How freely the tool may drift in each move, (moves,): in the air fully, near contact a little."""
     free = []
     for move in moves:
         free.append(free[-1] if move.kind == "wait" and free else float(move.kind in ("free", "over")))
@@ -277,10 +277,10 @@ class Hands:
             moves = script.alone[arm]
             waiting = pause(moves[-1], meeting - length(moves))
             moves = [*moves, waiting, *script.together[arm]]
-            columns.append(self._commands(arm, moves, steps, script.stray.get(arm)))
+            columns.append(self._commands(arm, moves, steps, script.drift.get(arm)))
         return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def _commands(self, arm: str, moves: list[Move], steps: int, stray: Callable | None) -> np.ndarray:
+    def _commands(self, arm: str, moves: list[Move], steps: int, drift: Callable | None) -> np.ndarray:
         """Joints and gripper (steps, 7) of one arm; it starts at the first of its moves."""
         ends = np.cumsum([move.steps for move in moves])
         # Step t commands where to be at t + 1.
@@ -292,8 +292,8 @@ class Hands:
         positions, openings = np.stack([m.position for m in moves]), np.array([[m.gripper] for m in moves])
         path = (1 - share) * positions[index - 1] + share * positions[index]
         gripper = (1 - share) * openings[index - 1] + share * openings[index]
-        if stray is not None:
-            path = path + stray(freedom(moves)[index])
+        if drift is not None:
+            path = path + drift(drift_scale(moves)[index])
         rotations = [quaternion_matrix(move.rotation) for move in moves]
         turns = [np.zeros(3), *(rotation_vector(b @ a.T) for a, b in pairwise(rotations))]
         at, joints = np.array(HOME_ARM), np.empty((len(now), 6))

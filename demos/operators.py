@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from demos.experts import choose
+from demos.experts import choose_variant
 from demos.moves import PITCH, SCRIPTS, Hands, Move, Script, length, pause, picking
 from demos.spec import EpisodeError
 from envs.aloha import ARMS, FPS
@@ -69,8 +69,8 @@ def tempo(script: Script, rng: np.random.Generator, slowest: float = 0.4, fastes
 
 
 def wander(script: Script, rng: np.random.Generator, size: float = 0.01, at_contact: float = 0.15) -> Script:
-    def stray_of(phases: np.ndarray, periods: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        def stray(free: np.ndarray) -> np.ndarray:
+    def drift_of(phases: np.ndarray, periods: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        def drift(free: np.ndarray) -> np.ndarray:
             t = np.arange(len(free))[:, None, None] / FPS
             waves = np.sin(2 * np.pi * t / periods + phases).sum(axis=1) * size / np.sqrt(len(periods) / 2)  # (T, 3)
             window = np.ones(FPS) / FPS  # so that it comes and goes within a second
@@ -80,10 +80,10 @@ def wander(script: Script, rng: np.random.Generator, size: float = 0.01, at_cont
             waves[:, 2] *= 0.5
             return waves * (np.maximum(smooth, at_contact) * begin)[:, None]
 
-        return stray
+        return drift
 
-    stray = {arm: stray_of(rng.uniform(0, 2 * np.pi, (3, 3)), rng.uniform(1.5, 6, (3, 3))) for arm in ARMS}
-    return replace(script, stray=stray)
+    drift = {arm: drift_of(rng.uniform(0, 2 * np.pi, (3, 3)), rng.uniform(1.5, 6, (3, 3))) for arm in ARMS}
+    return replace(script, drift=drift)
 
 
 def overshoot(script: Script, rng: np.random.Generator, chance: float = 0.7) -> Script:
@@ -210,7 +210,7 @@ class Operator:
 
     Attributes:
         length: steps of the longest of the present episodes; the agent holds its last command afterwards.
-        ways: of the present episodes, as the scripted expert's.
+        variants: of the present episodes, as the scripted expert's.
 
     Raises:
         EpisodeError: an unknown operator, trait or task.
@@ -228,28 +228,28 @@ class Operator:
             if trait not in TRAITS:
                 raise EpisodeError(f"unknown trait {trait!r}; known traits: {', '.join(TRAITS)}")
         self.name, self.added, self.scripts = name, frozenset(traits), SCRIPTS[env_id]
-        self.ways: list[str] = []
+        self.variants: list[str] = []
         self.hands = Hands()
         self.length = 0
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        self.ways = [choose(self.scripts, seed) for seed in seeds]
-        given = zip(seeds, observation["env_state"], self.ways, strict=True)
+        self.variants = [choose_variant(self.scripts, seed) for seed in seeds]
+        given = zip(seeds, observation["env_state"], self.variants, strict=True)
         self._commands = [self.commands(*each) for each in given]
         self.length, self._t = max(map(len, self._commands)), 0
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return False
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         t, self._t = self._t, self._t + 1
         return np.stack([commands[min(t, len(commands) - 1)] for commands in self._commands])
 
-    def commands(self, seed: int, env_state: np.ndarray, way: str | None = None) -> np.ndarray:
+    def commands(self, seed: int, env_state: np.ndarray, variant: str | None = None) -> np.ndarray:
         """A whole episode from the object poses at its start, (T, 14) float32."""
         rng = np.random.default_rng([seed, 0x0F])
-        way = choose(self.scripts, seed) if way is None else way
-        script = self.scripts[way](env_state.astype(np.float64), {arm: self.hands.home(arm) for arm in ARMS})
+        variant = choose_variant(self.scripts, seed) if variant is None else variant
+        script = self.scripts[variant](env_state.astype(np.float64), {arm: self.hands.home(arm) for arm in ARMS})
         given = OPERATORS[self.name]
         for name, trait in TRAITS.items():
             own = np.random.default_rng(rng.integers(2**63))  # a trait draws the same, whatever the others do

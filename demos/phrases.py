@@ -11,11 +11,11 @@ from itertools import product
 
 import numpy as np
 
-from demos.experts import choose
+from demos.experts import choose_variant
 from envs.aloha import OTHER
 from envs.give_cube import COLOURS
 
-TOLD = 12  # phrasings that an episode is told with
+PHRASINGS_PER_EPISODE = 12
 
 # One hand is named, the one that receives: that both of "from the left to the right" are hands, a sentence's vector
 # tells, and which of them gives, it does not. The same of two blocks.
@@ -258,34 +258,34 @@ UNSEEN = _all(
 """Task → way → sentences."""
 
 
-def phrasings(env_id: str, way: str = "") -> list[str]:
+def phrasings(env_id: str, variant: str = "") -> list[str]:
     """All sentences of the grammars of a task and way; none for a task that has no grammar."""
-    return [sentence for grammar in SEEN.get(env_id, {}).get(way, ()) for sentence in expanded(grammar)]
+    return [sentence for grammar in SEEN.get(env_id, {}).get(variant, ()) for sentence in expanded(grammar)]
 
 
-def told(env_id: str, way: str, seed: int) -> list[str]:
+def sample_phrasings(env_id: str, variant: str, seed: int) -> list[str]:
     """The phrasings that the demonstration of a seed is told with: some of all, from a stream of their own."""
-    known = phrasings(env_id, way)
+    known = phrasings(env_id, variant)
     rng = np.random.default_rng([seed, 0x5A])
-    return [known[i] for i in rng.permutation(len(known))[:TOLD]]
+    return [known[i] for i in rng.permutation(len(known))[:PHRASINGS_PER_EPISODE]]
 
 
-def phrasing(env_id: str, way: str, seed: int, unseen: bool = False) -> str | None:
+def instruction_for(env_id: str, variant: str, seed: int, unseen: bool = False) -> str | None:
     """The instruction of the episode of a seed, in which a way is asked for; None if none are known."""
-    known = UNSEEN.get(env_id, {}).get(way, ()) if unseen else told(env_id, way, seed)
+    known = UNSEEN.get(env_id, {}).get(variant, ()) if unseen else sample_phrasings(env_id, variant, seed)
     return known[seed % len(known)] if known else None
 
 
-def order(env_id: str, seed: int) -> str:
+def sample_instruction(env_id: str, seed: int) -> str:
     """The instruction of the episode of a seed: one of the task's ways, any as often as the others; "" if none are
     known."""
-    return phrasing(env_id, choose(SEEN.get(env_id, {"": ()}), seed), seed) or ""
+    return instruction_for(env_id, choose_variant(SEEN.get(env_id, {"": ()}), seed), seed) or ""
 
 
-def attributes(env_id: str, way: str, seed: int, given: Sequence[str] = ()) -> dict[str, str | list[str]]:
+def language_attributes(env_id: str, variant: str, seed: int, given: Sequence[str] = ()) -> dict[str, str | list[str]]:
     """Of an episode's file: which way it went, and the words for that, those `given` or else some that are known."""
-    words = list(given) or told(env_id, way, seed)
-    return {**({"way": way} if way else {}), **({"instruction": words} if words else {})}
+    words = list(given) or sample_phrasings(env_id, variant, seed)
+    return {**({"variant": variant} if variant else {}), **({"instruction": words} if words else {})}
 
 
 def expanded(grammar: str) -> list[str]:

@@ -25,7 +25,7 @@ from demos.atomic_file import move_to_free_name
 from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
 from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
-from demos.phrases import attributes
+from demos.phrases import language_attributes
 from demos.provenance import changes, provenance
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
@@ -295,13 +295,13 @@ class _Recorder:
         config, expert = self.config, self.expert
         name, settings = _expert(config), _attributes(config) | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=settings) as writer:
-            for step in rollout(self.venv, expert, [seed], always_look=True):
+            for step in rollout(self.venv, expert, [seed], always_render=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
                 intended = expert.intended[0] if config.noise and expert.intended is not None else None
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
                 if step.t + 1 == expert.length:
-                    about = attributes(config.env_id, expert.ways[0], seed, config.instruction)
+                    about = language_attributes(config.env_id, expert.variants[0], seed, config.instruction)
                     return writer.close(*success, about) if success[0] else None
         raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
 

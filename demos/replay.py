@@ -8,8 +8,8 @@ import numpy as np
 
 from demos.episode import Episode
 from demos.spec import EpisodeError
-from envs.film import Film
 from envs.rollout import Step, make_vector_env, rollout
+from envs.video import VideoRecorder
 
 
 class Playback:
@@ -23,7 +23,7 @@ class Playback:
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         self._t = 0
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return False
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -54,7 +54,7 @@ def replay(episode: Episode, video: Path | None = None) -> ReplayResult:
     if not episode.spec.env_id or episode.seed is None:
         raise EpisodeError(f"{episode.path}: has no env_id and seed, so there is nothing to replay it in")
     venv = make_vector_env(episode.spec.env_id, horizon=episode.length, render_mode="rgb_array" if video else None)
-    film = Film(venv, {episode.seed: video}) if video else None
+    film = VideoRecorder(venv, {episode.seed: video}) if video else None
     difference = 0.0
     step: Step | None = None
     try:

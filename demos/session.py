@@ -22,14 +22,14 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
-from demos.phrases import attributes, order
+from demos.phrases import language_attributes, sample_instruction
 from demos.record import spec_of
 from demos.spec import EpisodeError
 from demos.teleop import TeleopAgent
 from demos.writer import EpisodeWriter
 from envs.aloha import FPS
 from envs.bimanual import BimanualEnv
-from envs.rollout import Step, look, make_vector_env, rollout
+from envs.rollout import Step, make_vector_env, render_cameras, rollout
 
 Request = Literal["start", "pause", "save", "discard", "again", "next", "quit"]
 State = Literal["waiting", "recording", "thinking", "paused"]
@@ -161,11 +161,11 @@ class Session:
                 return False
 
     def _set_the_scene(self) -> None:
-        self.instruction = self._given or order(self.spec.env_id, self.seed)
+        self.instruction = self._given or sample_instruction(self.spec.env_id, self.seed)
         observation, info = self._venv.reset(seed=[self.seed])
         self.agent.reset([self.seed], observation)
         self.state, self.t, self.pace = "waiting", 0, Pace()
-        self.observation = {name: value[0] for name, value in {**observation, **look(self._venv)}.items()}
+        self.observation = {name: value[0] for name, value in {**observation, **render_cameras(self._venv)}.items()}
         self._judge(0.0, info)
 
     def _record(self, show: Callable[["Session"], object]) -> bool:
@@ -173,7 +173,7 @@ class Session:
         path = self.folder / f"episode_{self._number}.hdf5"
         with EpisodeWriter(path, self.spec, seed=self.seed, expert="teleop", attributes=self.attributes) as writer:
             self.state, self.pace = "recording", Pace()
-            for step in rollout(self._venv, self.agent, [self.seed], always_look=True):
+            for step in rollout(self._venv, self.agent, [self.seed], always_render=True):
                 self._take_down(step, writer)
                 show(self)
                 request = self._request()
@@ -212,7 +212,7 @@ class Session:
     def _let_think(self, show: Callable[["Session"], object]) -> Request | None:
         """Time stops as long as nobody moves."""
         request = None
-        while request is None and 0 < self.patience <= self.agent.still_steps and not self.env.holding:
+        while request is None and 0 < self.patience <= self.agent.still_steps and not self.env.goal_hold_running:
             self.state = "thinking"
             show(self)
             request = self._request(GLANCE / 4)
@@ -239,7 +239,7 @@ class Session:
         timing |= {f"latency_ms_{q}": 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
         # What was done counts, whatever was asked for.
         given = [self._given] if self._given else []
-        timing |= attributes(self.spec.env_id, self.env.way, self.seed, given)
+        timing |= language_attributes(self.spec.env_id, self.env.variant, self.seed, given)
         path = writer.close(self.success, self.success_published, timing)
         how = "a strict success" if self.success else "NOT a strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"

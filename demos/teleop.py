@@ -91,11 +91,11 @@ class Follower:
         return tuple(name for name, close in zip(ARM_JOINTS, near, strict=True) if close)
 
 
-def _approach(velocity: np.ndarray, way: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
+def _approach(velocity: np.ndarray, offset: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
     """The next velocity (3,) per second on a straight way (3,) left to go, as fast as both bounds and braking allow."""
-    distance = float(np.linalg.norm(way))
+    distance = float(np.linalg.norm(offset))
     fastest = min(speed, np.sqrt(2 * acceleration * distance), distance * FPS / 2)
-    change = way / (distance + 1e-12) * fastest - velocity
+    change = offset / (distance + 1e-12) * fastest - velocity
     return velocity + change * min(1.0, acceleration / FPS / (np.linalg.norm(change) + 1e-12))
 
 
@@ -104,7 +104,7 @@ class TeleopAgent:
 
     Args:
         helper: an agent that shares the work, or None.
-        helps: the arms that the helper moves for good; none: it moves both until `take_over`.
+        assisted_arms: the arms that the helper moves for good; none: it moves both until `take_over`.
 
     Attributes:
         human: whether a person moved an arm in the last step.
@@ -113,8 +113,8 @@ class TeleopAgent:
         latencies: seconds from a wish to the first command that heeds it, in this episode.
     """
 
-    def __init__(self, helper: Agent | None = None, helps: Sequence[str] = ()):
-        self.helper, self.helps = helper, tuple(helps)
+    def __init__(self, helper: Agent | None = None, assisted_arms: Sequence[str] = ()):
+        self.helper, self.assisted_arms = helper, tuple(assisted_arms)
         # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
         self.followers = {arm: Follower(BimanualIK(max_steps=12, unroll=0.01), arm) for arm in ARMS}
         self._lock = Lock()
@@ -125,9 +125,9 @@ class TeleopAgent:
         return () if self.helper is None else self.helper.cameras
 
     @property
-    def steers(self) -> tuple[str, ...]:
+    def human_arms(self) -> tuple[str, ...]:
         """The arms that a person may move."""
-        return tuple(arm for arm in ARMS if arm not in self.helps)
+        return tuple(arm for arm in ARMS if arm not in self.assisted_arms)
 
     @property
     def in_charge(self) -> bool:
@@ -149,30 +149,31 @@ class TeleopAgent:
         with self._lock:
             self._begin()
 
-    def looks(self) -> bool:
-        return self.helper is not None and (bool(self.helps) or not self._in_charge) and self.helper.looks()
+    def needs_images(self) -> bool:
+        acts = bool(self.assisted_arms) or not self._in_charge
+        return self.helper is not None and acts and self.helper.needs_images()
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         with self._lock:
-            arms = self.steers if self._in_charge else ()
-            wishes = {arm: (*self._pose[arm], self._opening[arm]) for arm in arms}
-            if self._wished_at is not None and wishes:
-                self.latencies.append(time.perf_counter() - self._wished_at)
-            self._wished_at = None
+            arms = self.human_arms if self._in_charge else ()
+            targets = {arm: (*self._pose[arm], self._opening[arm]) for arm in arms}
+            if self._target_set_at is not None and targets:
+                self.latencies.append(time.perf_counter() - self._target_set_at)
+            self._target_set_at = None
         action = self._action.copy()
-        helper = None if self._in_charge and (not self.helps or self.helper_waits) else self.helper
+        helper = None if self._in_charge and (not self.assisted_arms or self.helper_waits) else self.helper
         if helper is not None:
             theirs = helper(observation)[0]
-            for arm in self.helps or ARMS:
+            for arm in self.assisted_arms or ARMS:
                 action[_SLICE[arm]] = theirs[_SLICE[arm]]
-        for arm, wish in wishes.items():
-            action[_SLICE[arm]] = self.followers[arm].step(*wish)
+        for arm, target in targets.items():
+            action[_SLICE[arm]] = self.followers[arm].step(*target)
         with self._lock:
-            moves = helper is not None or self._wished_at is not None or np.abs(action - self._action).max() > STILL
+            moves = helper is not None or self._target_set_at is not None or np.abs(action - self._action).max() > STILL
             self.still_steps = 0 if moves else self.still_steps + 1
-            self._action, self.human = action, bool(wishes)
-            if not wishes:  # not even if somebody took over meanwhile: what counts is where this command leads
-                self._wish_to_stay()
+            self._action, self.human = action, bool(targets)
+            if not targets:  # not even if somebody took over meanwhile: what counts is where this command leads
+                self._hold_targets()
         return action[None]
 
     def take_over(self) -> None:
@@ -180,7 +181,7 @@ class TeleopAgent:
         with self._lock:
             self._in_charge, self.still_steps = True, 0
 
-    def wish(self, arm: str) -> tuple[np.ndarray, np.ndarray, float]:
+    def target(self, arm: str) -> tuple[np.ndarray, np.ndarray, float]:
         """Where an arm's tool is wanted: (3,) m, (3, 3), and the opening of its gripper."""
         with self._lock:
             position, rotation = self._pose[arm]
@@ -191,30 +192,30 @@ class TeleopAgent:
         with self._lock:
             position = np.array([*position[:2], max(LOWEST, position[2])])
             self._pose[arm] = position, np.array(rotation)
-            self._wishes()
+            self._target_set()
 
     def nudge(self, arm: str, offset: np.ndarray, turn: np.ndarray | None = None) -> None:
         """Shift a wish by (3,) m and turn it by an axis times an angle (3,) rad, both in the world frame."""
-        position, rotation, _ = self.wish(arm)
+        position, rotation, _ = self.target(arm)
         self.move(arm, position + offset, rotation if turn is None else rotation_matrix(turn) @ rotation)
 
     def grip(self, arm: str, opening: float) -> None:
         """Wish for an opening of an arm's gripper, 0 closed … 1 open."""
         with self._lock:
             self._opening[arm] = float(np.clip(opening, 0.0, 1.0))
-            self._wishes()
+            self._target_set()
 
-    def _wishes(self) -> None:
-        self.still_steps, self._wished_at = 0, self._wished_at or time.perf_counter()
+    def _target_set(self) -> None:
+        self.still_steps, self._target_set_at = 0, self._target_set_at or time.perf_counter()
 
     def _begin(self) -> None:
         self._helper_waits, self.still_steps = False, 0
         self.latencies: list[float] = []
-        self.human = self._in_charge = self.helper is None or bool(self.helps)
-        self._action, self._wished_at = HOME_ACTION.copy(), None
-        self._wish_to_stay()
+        self.human = self._in_charge = self.helper is None or bool(self.assisted_arms)
+        self._action, self._target_set_at = HOME_ACTION.copy(), None
+        self._hold_targets()
 
-    def _wish_to_stay(self) -> None:
+    def _hold_targets(self) -> None:
         self._pose = {arm: self.followers[arm].start(self._action[_SLICE[arm]]) for arm in ARMS}
         self._opening = {arm: float(self._action[_SLICE[arm]][6]) for arm in ARMS}
 

@@ -46,7 +46,7 @@ class BimanualEnv(gym.Env, ABC):
 
     Reward: the stage reached, 0 … 4. `info` holds `is_success` (strict, see the task), `is_success_published` (the
     highest reward so far is 4, as in the ACT paper), the boolean terms of the stages as `term/<name>` and, where a task
-    can be done in several ways, which one the episode takes as `way/<name>`.
+    has several variants, which one the episode does, as `variant/<name>`.
 
     Args:
         cameras: names of the cameras to observe, all of size `height` × `width`, or a dict name → (height, width).
@@ -54,8 +54,8 @@ class BimanualEnv(gym.Env, ABC):
         render_mode: "rgb_array" for `render()`, "human" for a viewer window (needs a display).
         render_camera: the camera that `render()` shows.
         horizon: steps after which an episode is truncated; an episode never terminates earlier.
-        lazy: leave the pictures out of the observation; `look()` renders them on request. Rendering costs far more
-            than physics, and a policy that executes chunks looks only once per chunk.
+        lazy: leave the pictures out of the observation; `render_cameras()` renders them on request.
+            Rendering costs far more than physics, and a policy that executes chunks needs images once per chunk.
 
     Raises:
         EnvError: unknown camera or render mode, sizes that are not positive, or pictures that cannot be rendered here.
@@ -66,7 +66,7 @@ class BimanualEnv(gym.Env, ABC):
     model_file: ClassVar[str]
     task: ClassVar[str]  # what to do, in words
     objects: ClassVar[tuple[str, ...]]  # free bodies, in the order of env_state
-    ways: ClassVar[tuple[str, ...]] = ()  # names of the ways to do it, where there are several
+    variants: ClassVar[tuple[str, ...]] = ()  # names of the variants of the task, where it has several
     HOLD_STEPS: ClassVar[int] = 25  # strict success must hold for this many consecutive steps: 0.5 s
 
     def __init__(
@@ -148,7 +148,7 @@ class BimanualEnv(gym.Env, ABC):
     # ---------------------------------------------------------------------------------------------- a task fills in
 
     @abstractmethod
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Object name → pose (7,) at the start of an episode."""
 
     @abstractmethod
@@ -159,12 +159,12 @@ class BimanualEnv(gym.Env, ABC):
     def stage(self, terms: dict[str, bool]) -> int:
         """The reward, 0 … 4, as published."""
 
-    def takes(self, terms: dict[str, bool]) -> str:
-        """Which of `ways` the episode takes, where that shows now; "" otherwise. The first one told is kept, `way`."""
+    def detect_variant(self, terms: dict[str, bool]) -> str:
+        """Which of `variants` the episode does, if that shows now, or "". The first one stays, as `variant`."""
         return ""
 
     @abstractmethod
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         """Whether the strict goal is met at this instant; `is_success` needs it for `HOLD_STEPS` steps in a row."""
 
     # -------------------------------------------------------------------------------------------------- Gymnasium API
@@ -175,10 +175,10 @@ class BimanualEnv(gym.Env, ABC):
         self._command(HOME_ACTION)
         self.data.qpos[self._qpos_index] = HOME_ACTION  # the fingers are set right below
         self.data.qpos[self._finger_qpos] = self.data.ctrl[self._finger_ctrl]
-        poses = self.place(self.np_random)
+        poses = self.sample_object_poses(self.np_random)
         self.data.qpos[self._object_qpos] = np.concatenate([poses[name] for name in self.objects])
         mujoco.mj_forward(self.model, self.data)
-        self._t, self._held, self._best, self._success, self.way = 0, 0, 0, False, ""
+        self._t, self._held, self._best, self._success, self.variant = 0, 0, 0, False, ""
         _, info = self._judge()
         self._show()
         return self._observe(), info
@@ -195,11 +195,11 @@ class BimanualEnv(gym.Env, ABC):
         return self._observe(), float(reward), False, self._t >= self.horizon, info
 
     @property
-    def holding(self) -> bool:
+    def goal_hold_running(self) -> bool:
         """Whether the strict goal is met now, but not yet for as long as it must be."""
         return 0 < self._held < self.HOLD_STEPS
 
-    def put(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
+    def set_state(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
         """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; None: no objects.
 
         Both fingers of a gripper stand symmetric, which is what an observation tells of them.
@@ -211,7 +211,7 @@ class BimanualEnv(gym.Env, ABC):
         self.data.qpos[self._object_qpos] = away if env_state is None else env_state
         mujoco.mj_kinematics(self.model, self.data)
 
-    def look(self) -> dict[str, np.ndarray]:
+    def render_cameras(self) -> dict[str, np.ndarray]:
         """The pictures of the observed cameras now, `images/<camera>` → (H, W, 3) uint8."""
         return {f"images/{name}": self._picture(name, size) for name, size in self.cameras.items()}
 
@@ -246,18 +246,18 @@ class BimanualEnv(gym.Env, ABC):
         qvel[[6, 13]] /= FINGER_SPAN
         observation = {"qpos": qpos, "qvel": qvel, "env_state": self.data.qpos[self._object_qpos]}
         observation = {name: value.astype(np.float32) for name, value in observation.items()}
-        return observation if self.lazy else observation | self.look()
+        return observation if self.lazy else observation | self.render_cameras()
 
     def _judge(self) -> tuple[int, dict[str, Any]]:
         parts = self._part_of_geom[self.data.contact.geom]  # (contacts, 2)
         terms = self.terms({frozenset(pair) for pair in parts})
-        self.way = self.way or self.takes(terms)
+        self.variant = self.variant or self.detect_variant(terms)
         reward = self.stage(terms)
         self._best = max(self._best, reward)
-        self._held = self._held + 1 if self.holds(terms) else 0
+        self._held = self._held + 1 if self.goal_reached(terms) else 0
         self._success |= self._held >= self.HOLD_STEPS
         info: dict[str, Any] = {f"term/{name}": bool(value) for name, value in terms.items()}
-        info |= {f"way/{name}": self.way == name for name in self.ways}
+        info |= {f"variant/{name}": self.variant == name for name in self.variants}
         return reward, info | {"is_success": self._success, "is_success_published": self._best == 4}
 
     def _picture(self, camera: str, size: tuple[int, int]) -> np.ndarray:

@@ -20,9 +20,9 @@ class HandOverEnv(BimanualEnv):
     model_file = "transfer_cube.xml"
     task = "Pick up the red cube with either arm and hand it over to the other arm."
     objects = ("cube",)
-    ways = ("left", "right")  # which arm gives
+    variants = ("left", "right")  # which arm gives
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"cube": pose(rng.uniform((-0.04, 0.4), (0.04, 0.6)), 0.05)}
 
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
@@ -32,22 +32,22 @@ class HandOverEnv(BimanualEnv):
             "lifted": frozenset(("table", "cube")) not in touching,
         }
 
-    def takes(self, terms: dict[str, bool]) -> str:
-        alone = [arm for arm in self.ways if terms[f"{arm}_touches"]]
+    def detect_variant(self, terms: dict[str, bool]) -> str:
+        alone = [arm for arm in self.variants if terms[f"{arm}_touches"]]
         return alone[0] if terms["lifted"] and len(alone) == 1 else ""
 
     def stage(self, terms: dict[str, bool]) -> int:
-        if self.way and terms[f"{self._receiver}_touches"]:
+        if self.variant and terms[f"{self._receiver}_touches"]:
             return 4 if terms["lifted"] else 3
         if terms["left_touches"] or terms["right_touches"]:
-            return 2 if self.way and terms["lifted"] else 1
+            return 2 if self.variant and terms["lifted"] else 1
         return 0
 
-    def holds(self, terms: dict[str, bool]) -> bool:
-        if not self.way:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
+        if not self.variant:
             return False
-        return terms[f"{self._receiver}_touches"] and terms["lifted"] and not terms[f"{self.way}_touches"]
+        return terms[f"{self._receiver}_touches"] and terms["lifted"] and not terms[f"{self.variant}_touches"]
 
     @property
     def _receiver(self) -> str:
-        return OTHER[self.way]
+        return OTHER[self.variant]

@@ -25,7 +25,7 @@ class InsertionEnv(BimanualEnv):
     PIN_END = 0.04  # m from the socket's centre
     SEATED_GAP = 0.002  # m
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         peg = rng.uniform((0.1, 0.4), (0.2, 0.6))
         socket = rng.uniform((-0.2, 0.4), (-0.1, 0.6))
         return {"peg": pose(peg, 0.05), "socket": pose(socket, 0.05)}
@@ -55,7 +55,7 @@ class InsertionEnv(BimanualEnv):
             return 2 if lifted else 1
         return 0
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         held = terms["right_touches_peg"] and terms["left_touches_socket"] and terms["hands_apart"]
         return terms["peg_seated"] and held and terms["peg_lifted"] and terms["socket_lifted"]
 

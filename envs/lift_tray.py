@@ -22,7 +22,7 @@ class LiftTrayEnv(BimanualEnv):
     HEIGHT = 0.10  # m
     LEVEL, VERY_LEVEL = np.cos(np.radians([10, 5]))
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         tray = rng.uniform((-0.03, 0.42), (0.03, 0.58))
         ball = tray + rng.uniform((-0.10, -0.03), (0.10, 0.03))
         return {"tray": pose(tray, 0.005), "ball": pose(ball, 0.03)}
@@ -49,7 +49,7 @@ class LiftTrayEnv(BimanualEnv):
             return 2
         return 4 if terms["level"] and terms["ball_on_tray"] else 3
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         return self.stage(terms) == 4 and terms["very_level"]
 
     handles = ("left_handle", "right_handle")

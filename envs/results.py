@@ -25,8 +25,8 @@ class EpisodeResult:
     length: int  # steps until strict success, or of the whole episode
     success_step: int | None  # the step at which strict success was reached
     jerk: float  # root mean square of the commanded arm joints' third difference over that length, rad/s³
-    way: str = ""  # which of the task's ways it took, as far as it got; "" where there is one or it got nowhere
-    asked: str = ""  # which way the agent was asked to take; "" where nothing was said of it
+    variant: str = ""  # which variant of the task it did, as far as it got; "" where there is one or it got nowhere
+    requested: str = ""  # which variant was requested; "" where none was
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
     seeds: Sequence[int],
     progress: Callable[[int], object] = lambda ended: None,
     watch: Callable[[Step], object] = lambda step: None,
-    asked: Callable[[int], str] = lambda seed: "",
+    requested: Callable[[int], str] = lambda seed: "",
     results: list[EpisodeResult] | None = None,
 ) -> list[EpisodeResult]:
     """Roll out one episode per seed and judge it. A wave of episodes ends once all of them have succeeded.
@@ -43,7 +43,7 @@ def evaluate(
     Args:
         progress: called with the number of episodes that have just ended.
         watch: called with every `Step` (to film it, say).
-        asked: the variant of the task that the agent is asked for in the episode of a seed; "" for any.
+        requested: the variant of the task that the agent is asked for in the episode of a seed; "" for any.
         results: filled with each result as soon as there is one, and returned: an exception takes none of them away.
 
     Raises:
@@ -51,12 +51,12 @@ def evaluate(
     """
     results = [] if results is None else results
     wave: list[Step] = []
-    for step in rollout(venv, agent, seeds, enough=all_succeeded):
+    for step in rollout(venv, agent, seeds, stop_when=all_succeeded):
         watch(step)
         step.observation.clear()  # pictures of a whole wave would fill the memory
         wave.append(step)
         if step.last:
-            results += _judge(wave, asked)
+            results += _judge(wave, requested)
             wave = []
             progress(len(step.seeds))
     return results
@@ -67,13 +67,13 @@ def all_succeeded(info: Mapping[str, np.ndarray]) -> bool:
     return bool(np.all(info["is_success"] & info["is_success_published"]))
 
 
-def _judge(wave: Sequence[Step], asked: Callable[[int], str]) -> list[EpisodeResult]:
+def _judge(wave: Sequence[Step], requested: Callable[[int], str]) -> list[EpisodeResult]:
     """Results of episodes that ran side by side, from all their steps."""
     strict = np.stack([step.info["is_success"] for step in wave])  # (T, n), stays true once reached
     stages = np.stack([step.reward for step in wave]).max(axis=0)
     actions = np.stack([step.action for step in wave])  # (T, n, 14)
     lengths = np.where(strict[-1], strict.argmax(axis=0) + 1, len(wave))
-    ways = [name for name in wave[-1].info if name.startswith("way/")]
+    variants = [name for name in wave[-1].info if name.startswith("variant/")]
     return [
         EpisodeResult(
             seed=seed,
@@ -83,8 +83,8 @@ def _judge(wave: Sequence[Step], asked: Callable[[int], str]) -> list[EpisodeRes
             length=int(lengths[i]),
             success_step=int(strict[:, i].argmax()) if strict[-1, i] else None,
             jerk=float(command_jerk(actions[: lengths[i], i : i + 1])[0]),
-            way="".join(name.removeprefix("way/") for name in ways if wave[-1].info[name][i]),
-            asked=asked(seed),
+            variant="".join(name.removeprefix("variant/") for name in variants if wave[-1].info[name][i]),
+            requested=requested(seed),
         )
         for i, seed in enumerate(wave[-1].seeds)
     ]
@@ -116,8 +116,8 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     n = len(results)
     strict, published = sum(r.success for r in results), sum(r.success_published for r in results)
     steps = [r.success_step for r in results if r.success_step is not None]
-    ways = sorted({r.way for r in results if r.way})
-    obeyed = sum(r.way == r.asked and r.success for r in results)
+    variants = sorted({r.variant for r in results if r.variant})
+    instruction_followed = sum(r.variant == r.requested and r.success for r in results)
     return {
         "episodes": n,
         "success_rate": strict / n,
@@ -127,8 +127,12 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "highest_stage": {stage: sum(r.highest_stage == stage for r in results) for stage in range(5)},
         "median_success_step": float(np.median(steps)) if steps else None,
         "mean_jerk": float(np.mean([r.jerk for r in results])),
-        **({"obeyed": obeyed / n} if any(r.asked for r in results) else {}),
-        **({"ways": {way: sum(r.way == way and r.success for r in results) for way in ways}} if ways else {}),
+        **({"instruction_followed": instruction_followed / n} if any(r.requested for r in results) else {}),
+        **(
+            {"variants": {name: sum(r.variant == name and r.success for r in results) for name in variants}}
+            if variants
+            else {}
+        ),
     }
 
 

@@ -29,7 +29,7 @@ class Agent(Protocol):
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
         """N new episodes begin."""
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         """Whether the next call needs the pictures; nothing is rendered otherwise."""
         ...
 
@@ -72,9 +72,9 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
     return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def look(venv: VectorEnv) -> dict[str, np.ndarray]:
+def render_cameras(venv: VectorEnv) -> dict[str, np.ndarray]:
     """Every environment's pictures now, `images/<camera>` → (N, H, W, 3) uint8."""
-    pictures = venv.call("look")
+    pictures = venv.call("render_cameras")
     return {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
 
 
@@ -82,8 +82,8 @@ def rollout(
     venv: VectorEnv,
     agent: Agent,
     seeds: Sequence[int],
-    always_look: bool = False,
-    enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda info: False,
+    always_render: bool = False,
+    stop_when: Callable[[Mapping[str, np.ndarray]], bool] = lambda info: False,
 ) -> Iterator[Step]:
     """Run one episode per seed, `venv.num_envs` at a time, and yield every step.
 
@@ -91,8 +91,8 @@ def rollout(
     last wave that is not full is padded with episodes that are not yielded.
 
     Args:
-        always_look: render every observed camera at every step, as a recording needs it.
-        enough: from the `info` of all environments after a step: whether the wave may end there.
+        always_render: render every observed camera at every step, as a recording needs it.
+        stop_when: from the `info` of all environments after a step: whether the wave may end there.
     """
     for start in range(0, len(seeds), venv.num_envs):
         wave = tuple(int(seed) for seed in seeds[start : start + venv.num_envs])
@@ -101,11 +101,11 @@ def rollout(
         agent.reset(padded, observation)
         t, last = 0, False
         while not last:
-            if always_look or agent.looks():
-                observation = {**observation, **look(venv)}
+            if always_render or agent.needs_images():
+                observation = {**observation, **render_cameras(venv)}
             action = np.asarray(agent(observation), dtype=np.float32)
             following, reward, terminated, truncated, info = venv.step(action)
-            last = bool(np.all(terminated | truncated)) or enough(info)
+            last = bool(np.all(terminated | truncated)) or stop_when(info)
             yield Step(
                 t=t,
                 seeds=wave,

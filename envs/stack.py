@@ -18,13 +18,13 @@ class StackEnv(BimanualEnv):
     model_file = "stack.xml"
     task = "Build a tower of both blocks on the white mark, each arm with its own block."
     objects = ("left_block", "right_block")
-    ways = ("left", "right")  # whose block is at the bottom
+    variants = ("left", "right")  # whose block is at the bottom
 
     MARK = np.array([0.0, 0.5])  # m
     BLOCK_HALF = 0.022  # m
     NEAR = 0.03  # m, from the mark
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         self._fair = True  # so far each hand has kept to its block
         left, right = rng.uniform((-0.24, 0.4), (-0.16, 0.6)), rng.uniform((0.16, 0.4), (0.24, 0.6))
         return {"left_block": pose(left, 0.05), "right_block": pose(right, 0.05)}
@@ -33,7 +33,7 @@ class StackEnv(BimanualEnv):
         other = {frozenset(("left_gripper", "right_block")), frozenset(("right_gripper", "left_block"))}
         self._fair = self._fair and not other & touching
         terms = {"stacked": frozenset(self.objects) in touching, "fair": self._fair}
-        for arm, block in zip(self.ways, self.objects, strict=True):
+        for arm, block in zip(self.variants, self.objects, strict=True):
             place = self.data.body(block).xpos
             on_mark = bool(np.linalg.norm(place[:2] - self.MARK) < self.NEAR)
             on_table = frozenset(("table", block)) in touching
@@ -45,19 +45,19 @@ class StackEnv(BimanualEnv):
             }
         return terms
 
-    def takes(self, terms: dict[str, bool]) -> str:
-        done = [arm for arm in self.ways if terms[f"{arm}_bottom"] and not terms[f"{arm}_touches"]]
+    def detect_variant(self, terms: dict[str, bool]) -> str:
+        done = [arm for arm in self.variants if terms[f"{arm}_bottom"] and not terms[f"{arm}_touches"]]
         return done[0] if len(done) == 1 else ""
 
     def stage(self, terms: dict[str, bool]) -> int:
         if terms["stacked"] and any(terms[f"{a}_bottom"] and terms[f"{b}_top"] for a, b in self._orders):
             return 4
-        if any(terms[f"{arm}_bottom"] and not terms[f"{arm}_touches"] for arm in self.ways):
+        if any(terms[f"{arm}_bottom"] and not terms[f"{arm}_touches"] for arm in self.variants):
             return 3
-        touched = [arm for arm in self.ways if terms[f"{arm}_touches"]]
+        touched = [arm for arm in self.variants if terms[f"{arm}_touches"]]
         return 2 if any(terms[f"{arm}_off"] for arm in touched) else 1 if touched else 0
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         left_alone = not (terms["left_touches"] or terms["right_touches"])
         return self.stage(terms) == 4 and left_alone and terms["fair"]
 

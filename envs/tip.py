@@ -23,7 +23,7 @@ class TipEnv(BimanualEnv):
     ENOUGH = 4  # balls
     BOWL = np.array([0.07, 0.07, 0.04])  # m, half, half, height
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         cup, bowl = rng.uniform((0.02, 0.42), (0.12, 0.58)), rng.uniform((-0.16, 0.44), (-0.08, 0.56))
         beside = [(-0.0095, -0.0095), (0.0095, -0.0095), (-0.0095, 0.0095), (0.0095, 0.0095)]
         inside = [pose(cup + offset, 0.016) for offset in beside] + [pose(cup, 0.032)]
@@ -48,7 +48,7 @@ class TipEnv(BimanualEnv):
             return 1
         return 4 if terms["enough_in_bowl"] else 3 if terms["one_in_bowl"] else 2
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         return self.stage(terms) == 4
 
     def _balls_in_bowl(self) -> int:

@@ -20,7 +20,7 @@ class TransferCubeEnv(BimanualEnv):
     task = "Pick up the red cube with the right arm and hand it over to the left arm."
     objects = ("cube",)
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"cube": pose(rng.uniform((0.0, 0.4), (0.2, 0.6)), 0.05)}
 
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
@@ -37,5 +37,5 @@ class TransferCubeEnv(BimanualEnv):
             return 2 if terms["lifted"] else 1
         return 0
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         return terms["left_touches"] and terms["lifted"] and not terms["right_touches"]

@@ -11,8 +11,8 @@ import gymnasium as gym
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from demos.experts import choose
-from demos.phrases import SEEN, phrasing
+from demos.experts import choose_variant
+from demos.phrases import SEEN, instruction_for
 from demos.record import spec_of
 from demos.spec import EpisodeSpec
 from envs import check_registered, env_id, short_name
@@ -50,9 +50,9 @@ def request_for(settings: AgentSettings, policy: "Policy", task: str) -> Request
         return Request(lambda seed: settings.way or "", lambda seed: settings.instruction)
 
     def variant(seed: int) -> str:
-        return choose(variants, seed) if settings.way is None else settings.way
+        return choose_variant(variants, seed) if settings.way is None else settings.way
 
-    return Request(variant, lambda seed: phrasing(task, variant(seed), seed, settings.phrases == "unseen"))
+    return Request(variant, lambda seed: instruction_for(task, variant(seed), seed, settings.phrases == "unseen"))
 
 
 def resolved(settings: AgentSettings, policy: "Policy") -> AgentSettings:

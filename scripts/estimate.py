@@ -39,7 +39,7 @@ def estimate(
     began = time.perf_counter()
     with closing(make_vector_env(env_id(task), workers, parallel=True, cameras=CAMERAS)) as venv:
         started = time.perf_counter() - began
-        recorded, moved = (_simulated(venv, task, always_look=each) / workers for each in (True, False))
+        recorded, moved = (_simulated(venv, task, always_render=each) / workers for each in (True, False))
     policy = make_policy(config, EpisodeSpec(ALOHA_JOINTS, CAMERAS), pretrained=False)
     encoded, trained, answered = _computed(policy, training, num_envs)
 
@@ -52,9 +52,9 @@ def estimate(
     }
 
 
-def _simulated(venv: VectorEnv, task: str, always_look: bool) -> float:
+def _simulated(venv: VectorEnv, task: str, always_render: bool) -> float:
     """Seconds of a step of all environments."""
-    steps = rollout(venv, ScriptedExpert(env_id(task)), range(10**6), always_look)
+    steps = rollout(venv, ScriptedExpert(env_id(task)), range(10**6), always_render)
     return _mean_seconds(lambda: next(steps))
 
 

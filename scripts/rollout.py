@@ -25,8 +25,8 @@ from act.agent_settings import AgentSettings
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
 from envs import short_name
-from envs.film import Film
 from envs.results import EpisodeResult, evaluate, summarize
+from envs.video import VideoRecorder
 from envs.workers import LostWorker
 from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
@@ -147,12 +147,12 @@ def roll_out(
     seeds = [seed for seed in seeds for _ in range(args.draws)]
     waves = max(1, args.num_envs // args.draws) * args.draws  # all draws of a seed in one of them
     render_mode = "rgb_array" if films else None
-    asked = request_for(args.agent, agent.policy, task).variant
+    requested = request_for(args.agent, agent.policy, task).variant
     venv = envs_for(args.agent, agent.policy, task, min(waves, len(seeds)), render_mode)
-    film = Film(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
+    film = VideoRecorder(venv, {seed: films[seed] for seed in seeds if seed in films}, agent.instruct)
     try:
         with tqdm(total=len(seeds), desc=f"rolling out {task}", unit="episode", disable=seeds[0] > args.seed) as bar:
-            evaluate(venv, agent, seeds, bar.update, film, asked, results)
+            evaluate(venv, agent, seeds, bar.update, film, requested, results)
     finally:
         film.close()
         venv.close()
@@ -212,14 +212,15 @@ def table(task: str, seeds: Sequence[int], summary: dict) -> str:
 
     stages = "  ".join(f"{stage}: {count}" for stage, count in summary["highest_stage"].items())
     step, inference = summary["median_success_step"], summary["inference_ms"]
-    ways = "  ".join(f"{way}: {count}" for way, count in summary.get("ways", {}).items())
+    variants = "  ".join(f"{variant}: {count}" for variant, count in summary.get("variants", {}).items())
+    followed = summary.get("instruction_followed")
     lines = [
         ("task", f"{task}, {summary['episodes']} episodes, seeds {seeds[0]} to {seeds[-1]}"),
         ("success, strict", rate("")),
         ("success, published", rate("_published")),
         ("highest stage", f"{stages}   (stage: episodes)"),
-        *([("ways", f"{ways}   (way: successes)")] if ways else []),
-        *([("as it was asked", f"{100 * summary['obeyed']:5.1f} %")] if "obeyed" in summary else []),
+        *([("variants", f"{variants}   (variant: successes)")] if variants else []),
+        *([("instruction followed", f"{100 * followed:5.1f} %")] if followed is not None else []),
         ("time to success", f"{step / 50:.1f} s in the median" if step else "no success"),
         ("smoothness", f"jerk {summary['mean_jerk']:.1f} rad/s³"),
     ]

@@ -90,23 +90,23 @@ def demonstrate(args: Args) -> None:
         raise EnvError("name a --task, or a --checkpoint whose task it shall be")
     else:
         task = env_id(args.task)
-        helps = () if args.assist == "none" else (args.assist,)
-        agent = TeleopAgent(ScriptedExpert(task) if helps else None, helps)
-        if helps:
+        assisted_arms = () if args.assist == "none" else (args.assist,)
+        agent = TeleopAgent(ScriptedExpert(task) if assisted_arms else None, assisted_arms)
+        if assisted_arms:
             attributes, helper = {"assist": args.assist}, "The scripted expert"
     settings = {"seed": args.seed, "horizon": args.horizon, "patience": args.patience, "instruction": args.instruction}
     session = Session(task, cameras, agent, args.out, attributes=attributes, **settings)
 
-    from scripts.pages.stage import Stage
+    from scripts.pages.scene_page import ScenePage
     from scripts.pages.teleop import TeleopPage
 
-    stage = Stage(session.env.model, args.host, args.port, "Teleoperation", args.allow_origin, args.shadows)
+    scene_page = ScenePage(session.env.model, args.host, args.port, "Teleoperation", args.allow_origin, args.shadows)
     try:
-        page = TeleopPage(session, stage, helper)
-        print(f"open {stage.url} in a browser; Ctrl-C ends, saved episodes stay", flush=True)
+        page = TeleopPage(session, scene_page, helper)
+        print(f"open {scene_page.url} in a browser; Ctrl-C ends, saved episodes stay", flush=True)
         session.run(page.show)
     finally:
-        stage.close()
+        scene_page.close()
         print(f"{args.out}: {session.saved} episodes")
 
 

@@ -322,10 +322,10 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
     def success(policy: "Policy") -> dict[str, float]:
         agent = agent_from(settings, policy, task)
         try:
-            summary = summarize(evaluate(venv, agent, seeds, asked=request.variant))
+            summary = summarize(evaluate(venv, agent, seeds, requested=request.variant))
         except LostWorker as error:  # the trainer saves the step before it passes this on
             raise ConfigError(f"{error}. {RunFolder(args.out).last} is whole, --resume continues from there") from error
-        names = ("success_rate", "success_rate_published", "mean_jerk", "obeyed")
+        names = ("success_rate", "success_rate_published", "mean_jerk", "instruction_followed")
         return {name: summary[name] for name in names if name in summary}
 
     return success

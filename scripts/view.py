@@ -84,8 +84,8 @@ def main(args: Args) -> None:
     checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
 
     from act.checkpoint import load_policy
-    from scripts.pages.insight import Insight
-    from scripts.pages.stage import Stage
+    from scripts.pages.policy_inspector import PolicyInspector
+    from scripts.pages.scene_page import ScenePage
     from scripts.pages.viewer import Source, ViewerPage, world_of
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,20 +99,20 @@ def main(args: Args) -> None:
         if checkpoint is not None:
             policy = load_policy(checkpoint, "cpu", text_encoder=encoder)
         first = sources[0].load()
-        env, insight, latents = world_of(first), None, None
+        env, inspector, latents = world_of(first), None, None
         if policy is not None:
-            insight = Insight(policy, always_told=results is None)
+            inspector = PolicyInspector(policy, always_told=results is None)
             _check_shows(policy, first)
             if results is None:  # a rollout is no demonstration: it has no latent
-                latents = insight.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
+                latents = inspector.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
         model = None if env is None else env.model
-        stage = Stage(model, args.host, args.port, "Episodes", args.allow_origin, args.shadows)
+        scene_page = ScenePage(model, args.host, args.port, "Episodes", args.allow_origin, args.shadows)
         try:
-            page = ViewerPage(stage, sources, env, insight, latents)
-            print(f"open {stage.url} in a browser; Ctrl-C ends", flush=True)
+            page = ViewerPage(scene_page, sources, env, inspector, latents)
+            print(f"open {scene_page.url} in a browser; Ctrl-C ends", flush=True)
             page.run()
         finally:
-            stage.close()
+            scene_page.close()
 
 
 def _load(args: Args, path: Path) -> Episode:
@@ -192,7 +192,7 @@ class Rerun:
         words = self._agent.instruct(seed)
         self._agent.first_sample = sample
         with EpisodeWriter(path, spec, seed=seed, expert="policy") as writer:
-            steps = rollout(self._venv, self._agent, [seed], always_look=True, enough=all_succeeded)
+            steps = rollout(self._venv, self._agent, [seed], always_render=True, stop_when=all_succeeded)
             for step in tqdm(steps, f"acting seed {seed} again", self.settings.horizon, leave=False):
                 writer.append(
                     {name: value[0] for name, value in step.observation.items()}, step.action[0], step.reward[0]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from scripts.pages.stage import EYE, LOOK_AT
+from scripts.pages.scene_page import EYE, LOOK_AT
 from scripts.pages.teleop import MOVES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -36,7 +36,7 @@ def observe(t: int, n: int, images: bool = True) -> dict[str, np.ndarray]:
 def act(agent: PolicyAgent, n: int, steps: int) -> np.ndarray:
     """(steps, n, 14), rendering only when the agent looks."""
     agent.reset(range(n), observe(0, n, images=False))
-    return np.stack([agent(observe(t, n, images=agent.looks())) for t in range(steps)])
+    return np.stack([agent(observe(t, n, images=agent.needs_images())) for t in range(steps)])
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_it_looks_only_when_the_policy_is_asked(policy, executor, queries):
         agent.reset([1, 2], observe(0, 2, images=False))
         looked = []
         for t in range(14):
-            looked += [t] if agent.looks() else []
-            action = agent(observe(t, 2, images=agent.looks()))
+            looked += [t] if agent.needs_images() else []
+            action = agent(observe(t, 2, images=agent.needs_images()))
             assert action.shape == (2, 14)
             assert action.dtype == np.float32
         assert looked == queries
@@ -67,7 +67,7 @@ def test_without_cameras_it_never_looks():
     agent = PolicyAgent(make_policy(dataclasses.replace(TINY, **NO_IMAGES), SPEC), OpenLoop(K))
     assert agent.cameras == ()
     agent.reset([0], observe(0, 1, images=False))
-    assert not agent.looks()
+    assert not agent.needs_images()
     assert agent(observe(0, 1, images=False)).shape == (1, 14)
 
 

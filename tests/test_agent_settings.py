@@ -21,13 +21,13 @@ from act.errors import ConfigError
 from act.policies import make_policy
 from act.policies.config import AnsweringConfig
 from act.run_folder import RunFolder
-from demos.phrases import order, phrasing
+from demos.phrases import instruction_for, sample_instruction
 from demos.record import spec_of
 from demos.spec import EpisodeSpec
 from envs import TASKS
-from envs.film import Film
 from envs.results import read_results
 from envs.rollout import make_vector_env
+from envs.video import VideoRecorder
 from scripts.acting import agent_from, request_for, tasks_of
 from scripts.view import Rerun, labelled
 
@@ -57,14 +57,14 @@ def waves(monkeypatch) -> list[list[np.ndarray]]:
     """What films are given of rollouts: of each wave the actions (n, 14) of every step."""
     found: list[list[np.ndarray]] = []
 
-    class Recorder(Film):
+    class Recorder(VideoRecorder):
         def __call__(self, step):
             if step.t == 0:
                 found.append([])
             found[-1].append(step.action.copy())
             super().__call__(step)
 
-    monkeypatch.setattr(scripts.rollout, "Film", Recorder)
+    monkeypatch.setattr(scripts.rollout, "VideoRecorder", Recorder)
     monkeypatch.setattr(scripts.acting, "make_vector_env", partial(make_vector_env, parallel=False))
     return found
 
@@ -138,9 +138,9 @@ def test_the_episode_that_is_acted_again_has_the_words_and_the_success_of_the_ro
     checkpoint = saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER))
     results = read_results(roll_out(checkpoint, "--way", "left", "--text-encoder", "tiny:Letters"))
     episode = Rerun(results, tmp_path, "tiny:Letters")(SEED)
-    assert episode.instructions == (phrasing(HAND_OVER, "left", SEED),)
+    assert episode.instructions == (instruction_for(HAND_OVER, "left", SEED),)
     assert episode.success is results["episodes"][0]["success"]
-    assert results["episodes"][0]["asked"] == "left"
+    assert results["episodes"][0]["requested"] == "left"
     silent = read_results(roll_out(checkpoint, "--phrases", "none"))
     assert not Rerun(silent, tmp_path / "results")(SEED).instructions
 
@@ -203,7 +203,7 @@ def test_results_without_a_checkpoint_are_refused(tmp_path):
 def test_the_words_on_the_page_of_teleoperation_are_those_that_the_policy_is_told(tmp_path):
     policy = load_policy(saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER)), "cpu", None, "tiny:Letters")
     agent = agent_from(AgentSettings(), policy, HAND_OVER)
-    assert [agent.instruct(seed) for seed in range(20)] == [order(HAND_OVER, seed) for seed in range(20)]
+    assert [agent.instruct(seed) for seed in range(20)] == [sample_instruction(HAND_OVER, seed) for seed in range(20)]
 
 
 def test_a_policy_without_a_text_encoder_is_asked_for_nothing(tmp_path):
@@ -218,7 +218,7 @@ def test_a_policy_without_a_text_encoder_is_asked_for_nothing(tmp_path):
 def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, tmp_path, monkeypatch):
     """Of a policy of one task that is told in words what to do: on the same seeds, with the same words."""
     monkeypatch.setattr("act.policies.base.Policy.horizon", 20)
-    told = [phrasing(HAND_OVER, way, seed) for seed in range(3) for way in ("left", "right")]
+    told = [instruction_for(HAND_OVER, way, seed) for seed in range(3) for way in ("left", "right")]
     data = write_episodes(tmp_path / "data", spec=spec(HAND_OVER), instruction=told)
     out = tmp_path / "run"
     words = (
@@ -236,7 +236,7 @@ def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, 
     flags = "--seed 50000 --episodes 3 --text-encoder tiny:Letters --horizon 20"
     summary = read_results(roll_out(out / "last.pt", *flags.split()))["summary"]
     assert record["eval/mean_jerk"] == pytest.approx(summary["mean_jerk"], rel=1e-9)
-    assert record["eval/obeyed"] == summary["obeyed"]
+    assert record["eval/instruction_followed"] == summary["instruction_followed"]
     silent = read_results(roll_out(out / "last.pt", *flags.split(), "--phrases", "none"))["summary"]
     assert record["eval/mean_jerk"] != pytest.approx(silent["mean_jerk"], rel=1e-6)
 

@@ -17,7 +17,7 @@ import pytest
 
 import envs
 from demos.episode import Episode, find_episodes
-from demos.experts import RAMP, ScriptedExpert, detours, progress
+from demos.experts import RAMP, ScriptedExpert, perturbations, progress
 from demos.ik import BimanualIK, rotation_vector
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
@@ -98,7 +98,7 @@ def test_motions_end_where_they_should_at_a_speed_that_never_jumps(steps):
 def test_detours_stay_where_they_are_allowed_and_come_back():
     allowed = np.zeros(200, dtype=bool)
     allowed[30:120] = True
-    offset = detours(np.random.default_rng(0), 0.02, allowed)
+    offset = perturbations(np.random.default_rng(0), 0.02, allowed)
     assert not offset[~allowed].any()
     assert not offset[30].any()
     assert np.abs(offset).max() > 0.005
@@ -171,8 +171,8 @@ def test_failures_are_rejected_and_counted(tmp_path, monkeypatch):
     """An expert that fails on odd seeds: the folder holds even seeds only, and resuming counts the same."""
     honest = ScriptedExpert.commands
 
-    def sometimes(self, seed, env_state, way=None):
-        commands, intentions = honest(self, seed, env_state, way)
+    def sometimes(self, seed, env_state, variant=None):
+        commands, intentions = honest(self, seed, env_state, variant)
         commands[:, 13] = commands[:, 13] if seed % 2 == 0 else 1.0  # never closes its right hand
         return commands, intentions
 

@@ -17,7 +17,7 @@ import envs
 from demos.experts import HORIZON, ScriptedExpert
 from envs.aloha import CAMERAS, HOME_ACTION, JOINT_NAMES, finger_from_gripper, gripper_from_finger
 from envs.bimanual import BimanualEnv
-from envs.rollout import VectorEnv, look, make_vector_env
+from envs.rollout import VectorEnv, make_vector_env, render_cameras
 from envs.transfer_cube import TransferCubeEnv
 
 TASKS = list(envs.TASKS.values())
@@ -68,7 +68,7 @@ def test_nothing_renders_unless_asked():
     observation, *_ = env.step(HOME_ACTION)
     assert set(observation) == {"qpos", "qvel", "env_state"}
     assert not env._renderers
-    assert env.look()["images/top"].shape == (480, 640, 3)
+    assert env.render_cameras()["images/top"].shape == (480, 640, 3)
     env.close()
 
 
@@ -89,7 +89,7 @@ def follow(venv: VectorEnv, seeds: list[int], steps: int) -> list[np.ndarray]:
         action = np.stack([HOME_ACTION + rng.normal(0, 0.1, 14) for rng in rngs]).astype(np.float32)
         observation, *_ = venv.step(action)
         seen.append([np.array(value) for value in observation.values()])
-    pictures = [picture.reshape(len(seeds), -1) for picture in look(venv).values()]
+    pictures = [picture.reshape(len(seeds), -1) for picture in render_cameras(venv).values()]
     states = [value.astype(np.float64) for values in seen for value in values]
     venv.close()
     return list(np.concatenate([*states, *pictures], axis=1))
@@ -212,8 +212,8 @@ def test_strict_success_is_not_granted_while_the_other_hand_holds_on():
     terms = {"right_touches": True, "left_touches": True, "lifted": True}
     env = make(TASKS[0])
     assert env.stage(terms) == 4
-    assert not env.holds(terms)
-    assert env.holds(terms | {"right_touches": False})
+    assert not env.goal_reached(terms)
+    assert env.goal_reached(terms | {"right_touches": False})
 
 
 @pytest.mark.parametrize("giver", ["left", "right"])
@@ -221,11 +221,11 @@ def test_either_arm_may_hand_over_and_both_from_the_same_beginning(giver):
     env, expert = make(TASKS[2], horizon=HORIZON), ScriptedExpert(TASKS[2])
     for seed in (0, 1, 2):
         observation, info = env.reset(seed=seed)
-        assert env.way == ""
+        assert env.variant == ""
         ways = []
-        for command in expert.commands(seed, observation["env_state"], way=giver)[0]:
+        for command in expert.commands(seed, observation["env_state"], variant=giver)[0]:
             *_, info = env.step(command)
-            ways.append([way for way in ("left", "right") if info[f"way/{way}"]])
+            ways.append([way for way in ("left", "right") if info[f"variant/{way}"]])
         assert info["is_success"]
         assert ways[0] == []
         assert ways[-1] == [giver]
@@ -237,12 +237,12 @@ def test_the_arm_that_gave_must_let_go_and_must_not_take_back():
     env.reset(seed=0)
     held = {"left_touches": True, "right_touches": False, "lifted": True}
     assert env.stage(held) == 1, "nobody has lifted it alone so far"
-    env.way = env.takes(held)
-    assert env.way == "left"
-    assert env.takes(held | {"right_touches": True}) == env.takes(held | {"lifted": False}) == ""
+    env.variant = env.detect_variant(held)
+    assert env.variant == "left"
+    assert env.detect_variant(held | {"right_touches": True}) == env.detect_variant(held | {"lifted": False}) == ""
     both, taken = held | {"right_touches": True}, {"left_touches": False, "right_touches": True, "lifted": True}
     assert [env.stage(terms) for terms in (held, both, taken, both | {"lifted": False})] == [2, 4, 4, 3]
-    assert [env.holds(terms) for terms in (held, both, taken)] == [False, False, True]
+    assert [env.goal_reached(terms) for terms in (held, both, taken)] == [False, False, True]
 
 
 def test_model_has_the_published_kinematics():
@@ -299,7 +299,7 @@ def test_a_recorded_pose_is_put_back_as_it_was_observed(env_id):
         observation, *_ = env.step(action)
     bodies = env.data.xpos.copy()
     env.reset(seed=2)
-    env.put(observation["qpos"], observation["env_state"])
+    env.set_state(observation["qpos"], observation["env_state"])
     np.testing.assert_allclose(env.data.xpos, bodies, atol=2e-3)  # fingers may have given way a little
-    env.put(observation["qpos"], None)
+    env.set_state(observation["qpos"], None)
     assert env.data.body(env.objects[0]).xpos[2] < -1

@@ -22,11 +22,11 @@ from act.checkpoint import load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
 from act.language import Sentences
 from demos.episode import Episode
-from demos.phrases import phrasing
+from demos.phrases import instruction_for
 from demos.replay import replay
 from envs import TASKS, EnvError
 from envs.rollout import make_vector_env
-from scripts.pages.stage import as_text
+from scripts.pages.scene_page import as_text
 from scripts.pages.viewer import world_of
 from scripts.view import Rerun
 
@@ -149,7 +149,7 @@ def test_results_do_not_name_an_encoder_to_run(checkpoint, mark, tmp_path):
 
 
 def test_a_run_that_continues_starts_no_encoder_that_only_its_folder_names(mark, tmp_path):
-    told = [phrasing(TASK, way, seed) for seed in range(3) for way in ("left", "right")]
+    told = [instruction_for(TASK, way, seed) for seed in range(3) for way in ("left", "right")]
     data, out = write_episodes(tmp_path / "data", spec=spec(TASK), instruction=told), tmp_path / "run"
     line = f"--data {data} --out {out} --text-encoder {ENCODER} --text-dim 8 --chunk-size 6 --d-model 16 --n-heads 2"
     line += " --ffn-dim 32 --n-encoder-layers 1 --batch-size 4 --steps 2 --warmup-steps 1 --val-every 2 --val-starts 8"

@@ -19,7 +19,7 @@ from demos.episode import Episode, find_episodes
 from envs.results import EpisodeResult, summarize
 from scripts.benchmarks import family_page
 from scripts.benchmarks.family_figures import Known, figures, likelihood, paths_of, spreads
-from scripts.pages.insight import Insight
+from scripts.pages.policy_inspector import PolicyInspector
 
 K = TINY.chunk_size
 
@@ -156,15 +156,15 @@ def test_the_page_shows_what_the_cells_hold(tmp_path):
 
 @pytest.mark.parametrize("name", ["act", "gan"])
 def test_the_viewer_draws_the_same_fan_again_and_goes_from_one_code_to_another(name, folder):
-    insight = Insight(made(name, folder, use_vae=True))
+    inspector = PolicyInspector(made(name, folder, use_vae=True))
     one, other = (Episode(path) for path in find_episodes(folder)[:2])
-    fan = insight.drawn(one, 5, {}, 3)
+    fan = inspector.drawn(one, 5, {}, 3)
     assert fan.shape == (3, K, 14)
-    np.testing.assert_allclose(insight.drawn(one, 5, {}, 2), fan[:2], atol=1e-5)
+    np.testing.assert_allclose(inspector.drawn(one, 5, {}, 2), fan[:2], atol=1e-5)
     if name == "gan":
-        ends = [insight.between(one, 5, {}, (2, 0), share) for share in (0.0, 1.0)]
+        ends = [inspector.between(one, 5, {}, (2, 0), share) for share in (0.0, 1.0)]
         np.testing.assert_allclose(ends, fan[[2, 0]], atol=1e-4)
         return
-    start, end = (insight.between(one, 5, {}, other, share) for share in (0.0, 1.0))
-    np.testing.assert_allclose(insight.between(one, 5, {}, one, 1.0), start, atol=1e-5)
+    start, end = (inspector.between(one, 5, {}, other, share) for share in (0.0, 1.0))
+    np.testing.assert_allclose(inspector.between(one, 5, {}, one, 1.0), start, atol=1e-5)
     assert np.abs(end - start).max() > 1e-4

@@ -24,8 +24,8 @@ from demos.record import RecordConfig, Recording, record
 from demos.spec import EpisodeError
 from demos.writer import EpisodeWriter
 from envs import TASKS
-from envs.film import Film
 from envs.rollout import Step
+from envs.video import VideoRecorder
 from scripts import bench, compare, inspect_data, quickstart, replay, rollout, study, teleop, train, ways
 from scripts import record as record_script
 from scripts.outputs import check_file, check_folder, keep, write_file
@@ -42,7 +42,9 @@ def quick(monkeypatch):
         told = demos.record._attributes(self.config) | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert="scripted", attributes=told) as writer:
             observation, _ = self.venv.reset(seed=[0])
-            seen = {name: value[0] for name, value in observation.items()} | self.venv.envs[0].unwrapped.look()
+            seen = {name: value[0] for name, value in observation.items()} | self.venv.envs[
+                0
+            ].unwrapped.render_cameras()
             writer.append(seen, seen["qpos"], 0.0)
             return writer.close(True, True) if seed % 3 else None
 
@@ -342,7 +344,7 @@ class _Pictures:
 def test_a_film_that_cannot_be_written_does_not_end_the_rollout(tmp_path, capsys):
     (tmp_path / "file").touch()
     paths = {1: tmp_path / "file" / "1.mp4", 2: tmp_path / "2.mp4"}
-    film = Film(_Pictures(), paths)  # pyright: ignore[reportArgumentType]
+    film = VideoRecorder(_Pictures(), paths)  # pyright: ignore[reportArgumentType]
     for t in range(4):
         film(Step(t, (1, 2), {}, np.zeros((2, 14)), np.zeros(2), {}, last=t == 3))
     assert paths[2].stat().st_size > 0

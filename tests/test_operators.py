@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert, choose
+from demos.experts import ScriptedExpert, choose_variant
 from demos.ik import BimanualIK, quaternion_matrix
 from demos.moves import MAX_CHANGE, SCRIPTS, picking
 from demos.operators import OPERATORS, TRAITS, Operator
@@ -61,16 +61,16 @@ def stretches_without_motion(commanded: np.ndarray) -> list[int]:
 def test_either_arm_gives_where_either_may(tmp_path):
     """As often as the other, by operator and expert, and each episode's file tells which."""
     states = np.stack([first_state(HAND_OVER, 0)] * 3)
-    chosen = [choose(SCRIPTS[HAND_OVER], seed) for seed in range(200)]
+    chosen = [choose_variant(SCRIPTS[HAND_OVER], seed) for seed in range(200)]
     assert 80 < chosen.count("left") < 120
     for who in (Operator(HAND_OVER), ScriptedExpert(HAND_OVER)):
         who.reset(range(3), {"env_state": states})
-        assert who.ways == chosen[:3]
+        assert who.variants == chosen[:3]
     for way in ("left", "right"):
         seed = chosen.index(way)
         assert succeeds(HAND_OVER, Operator(HAND_OVER), seed)
         record(RecordConfig(HAND_OVER, {"top": (12, 16)}, first_seed=seed), tmp_path / way, 1)
-        assert Episode(find_episodes(tmp_path / way)[0]).attributes["way"] == way
+        assert Episode(find_episodes(tmp_path / way)[0]).attributes["variant"] == way
 
 
 def test_plain_moves_as_published(cube):

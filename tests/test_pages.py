@@ -22,7 +22,7 @@ from demos.record import RecordConfig, record
 from demos.replay import replay
 from envs import EnvError
 from envs.results import EpisodeResult, summarize
-from scripts.pages.stage import Stage
+from scripts.pages.scene_page import ScenePage
 
 pytestmark = needs_browser
 TASK = "BimanualTransferCube-v0"
@@ -216,7 +216,7 @@ def test_a_port_that_is_taken_is_named():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EnvError, match=rf"cannot listen on 127.0.0.1:{port}: .*; choose another --port"):
-            Stage(None, "127.0.0.1", port, "")
+            ScenePage(None, "127.0.0.1", port, "")
 
 
 def tiny_policy(folder: Path) -> Path:

@@ -22,7 +22,7 @@ class Wanderer:
         self.t = 0
         self.saw = []
 
-    def looks(self):
+    def needs_images(self):
         return self.t % 3 == 0
 
     def __call__(self, observation):
@@ -35,7 +35,7 @@ class Wanderer:
 def test_episodes_do_not_depend_on_how_many_run_side_by_side(num_envs):
     venv = make_vector_env(TASKS[0], num_envs, parallel=False, horizon=12)
     agent = Wanderer()
-    agent.looks = lambda: False
+    agent.needs_images = lambda: False
     episodes = {}
     for step in rollout(venv, agent, [4, 5, 6, 7]):
         for i, seed in enumerate(step.seeds):
@@ -52,7 +52,7 @@ def test_pictures_are_rendered_only_when_the_agent_looks():
     steps = list(rollout(venv, agent, [0]))
     assert agent.saw == [t % 3 == 0 for t in range(9)]
     assert ["images/top" in step.observation for step in steps] == agent.saw
-    assert all("images/top" in step.observation for step in rollout(venv, agent, [0], always_look=True))
+    assert all("images/top" in step.observation for step in rollout(venv, agent, [0], always_render=True))
     assert [step.last for step in steps] == [False] * 8 + [True]
     venv.close()
 
@@ -60,7 +60,7 @@ def test_pictures_are_rendered_only_when_the_agent_looks():
 def test_results_name_every_seed_once():
     venv = make_vector_env(TASKS[0], 2, parallel=False, horizon=5)
     agent = Wanderer()
-    agent.looks = lambda: False
+    agent.needs_images = lambda: False
     ended = []
     results = evaluate(venv, agent, range(10, 15), progress=ended.append)
     assert [result.seed for result in results] == [10, 11, 12, 13, 14]

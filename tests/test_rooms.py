@@ -18,7 +18,7 @@ def loaded_by(code: str) -> set[str]:
     ("code", "unknown"),
     [
         (
-            "import envs.transfer_cube, envs.insertion, envs.results, envs.film",
+            "import envs.transfer_cube, envs.insertion, envs.results, envs.video",
             {"demos", "act", "scripts", "torch", "h5py"},
         ),
         (

@@ -116,7 +116,7 @@ def test_time_waits_for_a_person_who_stands_still(tmp_path):
 
 
 def test_time_runs_on_while_the_goal_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("envs.bimanual.BimanualEnv.holding", property(lambda env: env._t < 30))
+    monkeypatch.setattr("envs.bimanual.BimanualEnv.goal_hold_running", property(lambda env: env._t < 30))
     session = make_session(tmp_path, patience=4)
     run(session, ("waiting", "start"), ("thinking", "save"), ("waiting", "quit"))
     assert Episode(tmp_path / "episode_0.hdf5").length == 30

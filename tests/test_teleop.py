@@ -47,7 +47,7 @@ def test_commands_never_jump_whatever_is_wished(ik):
 
 def test_a_tool_goes_nearly_straight_to_its_wish_at_bounded_speed_and_acceleration(ik):
     agent = TeleopAgent()
-    start, rotation, _ = agent.wish("right")
+    start, rotation, _ = agent.target("right")
     goal = start + [-0.05, 0.08, -0.12]
     agent.move("right", goal, rotation)
     commands = act(agent, 80)
@@ -65,7 +65,7 @@ def test_a_tool_goes_nearly_straight_to_its_wish_at_bounded_speed_and_accelerati
 
 def test_what_is_out_of_reach_is_told_and_left_again(ik):
     agent = TeleopAgent()
-    start, rotation, _ = agent.wish("left")
+    start, rotation, _ = agent.target("left")
     follower = agent.followers["left"]
     agent.move("left", np.array([0.9, 0.5, 0.3]), rotation)
     act(agent, 150)
@@ -79,7 +79,7 @@ def test_what_is_out_of_reach_is_told_and_left_again(ik):
 
 def test_an_arm_tells_which_joints_stand_at_their_limit():
     agent = TeleopAgent()
-    position, rotation, _ = agent.wish("left")
+    position, rotation, _ = agent.target("left")
     agent.move("left", position, rotation_matrix(np.array([0.0, -3.0, 0.0])) @ rotation)
     act(agent, 200)
     assert "wrist_angle" in agent.followers["left"].at_limit
@@ -103,9 +103,9 @@ def test_a_tool_turned_down_on_its_way_leaves_the_forearm_unrolled(arm, ik):
 
 def test_wishes_stay_above_the_table():
     agent = TeleopAgent()
-    _, rotation, _ = agent.wish("left")
+    _, rotation, _ = agent.target("left")
     agent.move("left", np.array([-0.1, 0.5, -0.2]), rotation)
-    assert agent.wish("left")[0][2] > 0
+    assert agent.target("left")[0][2] > 0
 
 
 def test_latency_is_counted_from_the_wish_to_the_next_command():
@@ -129,7 +129,7 @@ class Sweep:
     def reset(self, seeds, observation):
         self.t = 0
 
-    def looks(self):
+    def needs_images(self):
         return True
 
     def __call__(self, observation):
@@ -140,7 +140,7 @@ class Sweep:
 def test_a_helper_moves_its_arm_and_waits_when_told():
     agent = TeleopAgent(Sweep(), ("left",))
     agent.reset([0], BLIND)
-    assert agent.steers == ("right",)
+    assert agent.human_arms == ("right",)
     assert agent.human
     np.testing.assert_allclose(act(agent, 3)[:, 0], HOME_ACTION[0] + [0.001, 0.002, 0.003], atol=1e-6)
     agent.helper_waits = True
@@ -157,14 +157,14 @@ def test_a_helper_moves_its_arm_and_waits_when_told():
 def test_taking_over_begins_where_the_policy_was_and_is_told():
     agent = TeleopAgent(Sweep())
     agent.reset([0], BLIND)
-    assert agent.looks()
+    assert agent.needs_images()
     before = act(agent, 50)
     assert not agent.human
     np.testing.assert_allclose(before[-1], HOME_ACTION + 0.05, atol=1e-6)
     agent.take_over()
     after = act(agent, 20)
     assert agent.human
-    assert not agent.looks()
+    assert not agent.needs_images()
     np.testing.assert_allclose(after, np.tile(before[-1], (20, 1)), atol=1e-4)  # nobody wished for anything yet
     agent.reset([1], BLIND)
     assert not agent.human

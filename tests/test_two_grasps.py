@@ -52,7 +52,7 @@ class TwoGraspsEnv(BimanualEnv):
         self.model_file = str(folder / "two_grasps.xml")  # pyright: ignore[reportAttributeAccessIssue]
         super().__init__(**settings)
 
-    def place(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         self._lifted = False
         plate, block = rng.uniform((0.14, 0.42), (0.2, 0.48)), rng.uniform((0.14, 0.56), (0.2, 0.62))
         return {"plate": pose(plate, 0.03), "block": pose(block, 0.03)}
@@ -70,7 +70,7 @@ class TwoGraspsEnv(BimanualEnv):
             return 4 if terms["block_off"] else 3
         return 2 if terms["plate_was_off"] else int(terms["touches_plate"])
 
-    def holds(self, terms: dict[str, bool]) -> bool:
+    def goal_reached(self, terms: dict[str, bool]) -> bool:
         return terms["plate_was_off"] and terms["block_off"] and not terms["touches_plate"]
 
 
@@ -105,7 +105,7 @@ class Person:
         end = {arm: [pause(stay[arm][-1], 40)] for arm in stay}
         self.commands, self.t = self.hands.carry_out(Script(stay, end)), 0
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return False
 
     def __call__(self, observation):
@@ -123,7 +123,7 @@ def demonstrate(folder: Path, episodes: int) -> list[Episode]:
     for seed in range(episodes):
         path = folder / f"episode_{seed}.hdf5"
         with EpisodeWriter(path, spec_of(venv.envs[0]), seed=seed, expert="person") as writer:
-            for step in rollout(venv, person, [seed], always_look=True):
+            for step in rollout(venv, person, [seed], always_render=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
                 writer.append(observation, step.action[0], float(step.reward[0]))
                 if step.t + 1 == len(person.commands):

@@ -63,7 +63,9 @@ def figures(policy: Policy, trained_on: Path, held_out: Path) -> tuple[dict[str,
             "spread_cm": spreads(again, np.zeros(again.shape[:2]))["within_cm"],
         },
         "likelihood": likelihood(policy, rest),
-        "between": on_the_way(policy, begin, known, [episode.attributes.get("way", "") for episode in data.episodes]),
+        "between": on_the_way(
+            policy, begin, known, [episode.attributes.get("variant", "") for episode in data.episodes]
+        ),
     }
     return told, drawn[0]
 
@@ -77,7 +79,7 @@ class Known:
         windows = [np.lib.stride_tricks.sliding_window_view(paths_of(action), k, axis=0) for action in meant]
         chunks = np.concatenate([window.transpose(0, 2, 1).reshape(len(window), -1) for window in windows])
         self._chunks = torch.from_numpy(np.ascontiguousarray(chunks, dtype=np.float32))  # (N, k · 6) m
-        each = [episode.attributes.get("way", "") for episode in episodes]
+        each = [episode.attributes.get("variant", "") for episode in episodes]
         self._ways = np.repeat(each, [len(window) for window in windows])
         self.ways = sorted(set(each))
 

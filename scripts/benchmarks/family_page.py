@@ -66,7 +66,7 @@ def row(folder: Path, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ways: dict[str, int] = {}
         for episode in episodes:
             if episode["success"]:
-                ways[episode["way"]] = ways.get(episode["way"], 0) + 1
+                ways[episode["variant"]] = ways.get(episode["variant"], 0) + 1
         told[kind] = {
             "rate": strict / len(episodes),
             "interval": wilson_interval(strict, len(episodes)),
@@ -84,7 +84,7 @@ def both_ways(results: Sequence[dict[str, Any]]) -> list[int]:
     seen: dict[tuple[int, int], set[str]] = {}
     for i, result in enumerate(results):
         for episode in result["episodes"]:
-            seen.setdefault((i, episode["seed"]), set()).update({episode["way"]} if episode["success"] else set())
+            seen.setdefault((i, episode["seed"]), set()).update({episode["variant"]} if episode["success"] else set())
     return [sum(len(ways - {""}) > 1 for ways in seen.values()), len(seen)]
 
 
@@ -258,7 +258,7 @@ def fans(folder: Path, data: str, families: Sequence[str], path: Path) -> None:
     assert isinstance(env, BimanualEnv)
     assert episode.env_state is not None
     env.reset(seed=0)
-    env.put(episode.qpos[0], episode.env_state[0])
+    env.set_state(episode.qpos[0], episode.env_state[0])
     renderer = mujoco.Renderer(env.model, *FAN_SIZE)
     renderer.update_scene(env.data, "angle")
     scene, ik = renderer.render(), BimanualIK()

@@ -73,7 +73,7 @@ class PeerAgent:
     def reset(self, seeds, observation) -> None:
         self.policy.reset()
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return not getattr(self.policy, "_action_queue", ())  # it has none where it averages: it looks at every step
 
     def __call__(self, observation) -> np.ndarray:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from act.language import Sentences
 from act.presets import TOLD
-from demos.phrases import SEEN, UNSEEN, phrasings, told
+from demos.phrases import SEEN, UNSEEN, phrasings, sample_phrasings
 from envs import TASKS
 from envs.results import read_results, wilson_interval
 from scripts.benchmarks.families import await_files, call, speed, stability
@@ -22,6 +22,7 @@ from scripts.benchmarks.family_page import span, word
 from scripts.common import markdown
 
 NONSENSE = "the moon eats seven quiet umbrellas"
+FOLLOWED = "instruction_followed"  # the share of a summary
 CODED = "give_cube"  # the task of the CVAEs that are told and not: with most ways
 CODE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1 --no-keyframe-token --place-weight 0"
 CODE += "".join(f" --{name.replace('_', '-')} {TOLD['cpu'][name]}" for name in ("batch_size", "lr"))  # told or not
@@ -147,9 +148,9 @@ def write(folder: Path, seeds: int) -> str:
         n = sum(each["episodes"] for each in together)
         strict = sum(each["success_rate"] * each["episodes"] for each in together)
         others = {kind: found("together", task, kind) for kind in ("unseen", "none", "nonsense", "empty", "other")}
-        line = [task, rate(alone), rate(alone, "obeyed"), rate(together), span(wilson_interval(round(strict), n))]
-        line += [", ".join(f"{100 * each['success_rate']:.0f}" for each in together), rate(together, "obeyed")]
-        line += [rate(others["unseen"]), rate(others["unseen"], "obeyed")]
+        line = [task, rate(alone), rate(alone, FOLLOWED), rate(together), span(wilson_interval(round(strict), n))]
+        line += [", ".join(f"{100 * each['success_rate']:.0f}" for each in together), rate(together, FOLLOWED)]
+        line += [rate(others["unseen"]), rate(others["unseen"], FOLLOWED)]
         lines.append([*line, *(rate(others[kind]) for kind in ("none", "nonsense", "empty", "other"))])
     swapped = [["task", "asked for", "as asked", "successes in each way"]]
     for task, env_id in TASKS.items():
@@ -157,10 +158,10 @@ def write(folder: Path, seeds: int) -> str:
             if way and (some := found("together", task, f"way_{way}")):
                 took: dict[str, int] = {}
                 for each in some:
-                    for name, count in each.get("ways", {}).items():
+                    for name, count in each.get("variants", {}).items():
                         took[name] = took.get(name, 0) + count
                 ways = ", ".join(f"{name} {count}" for name, count in took.items())
-                swapped.append([task, way, rate(some, "obeyed"), ways])
+                swapped.append([task, way, rate(some, FOLLOWED), ways])
     text = f"{markdown(lines)}\n\nThe same scenes, other words:\n\n{markdown(swapped)}"
     text += f"\n\nA CVAE of {CODED}, told and not:\n\n{markdown(codes(folder))}"
     (folder / "told.md").write_text(text + "\n")
@@ -180,7 +181,7 @@ def codes(folder: Path) -> list[list[str]]:
             line = [
                 name.removeprefix("code_"),
                 rate(rollouts),
-                rate(rollouts, "obeyed"),
+                rate(rollouts, FOLLOWED),
                 *(word(last.get(each), 3) for each in names),
             ]
             lines.append([*line, f"{1e3 / took['training_ms_per_sample']:.0f}", word(took["latency_ms_1"])])
@@ -199,7 +200,7 @@ def cosines(path: Path, encoder: str = "minilm", dim: int = 384) -> None:
     ways = [(task, env_id, way) for task, env_id in TASKS.items() for way in SEEN[env_id]]
     names = [f"{task} {way}".strip().replace("_", " ") for task, _, way in ways]
     embedded, fitted = Sentences(encoder, dim), Sentences(encoder, dim)
-    fitted.fit([told(env_id, way, seed) for _, env_id, way in ways for seed in range(10)])
+    fitted.fit([sample_phrasings(env_id, way, seed) for _, env_id, way in ways for seed in range(10)])
     figure = Figure(figsize=(11, 11), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for row, embed, which in zip(panels, (embedded, fitted), ("embedded", "as they are told"), strict=True):

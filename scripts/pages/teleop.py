@@ -16,7 +16,7 @@ from demos.session import Request, Session
 from demos.teleop import GRASP_POSES
 from envs.aloha import ARMS, FPS
 from envs.gl import mujoco
-from scripts.pages.stage import Pictures, Stage, as_text
+from scripts.pages.scene_page import Pictures, ScenePage, as_text
 
 SCENE_EVERY, PICTURES_EVERY, STATUS_EVERY = 2, 4, 8  # steps between two updates
 TURN = np.radians(5)  # of one key press
@@ -53,13 +53,13 @@ class TeleopPage:
 
     Args:
         session: to show; `session.run(page.show)` runs it.
-        stage: the page.
+        scene_page: the page.
         helper: what the agent's helper is called, "" without one.
     """
 
-    def __init__(self, session: Session, stage: Stage, helper: str = ""):
-        self.session, self.agent, self.stage, self.helper = session, session.agent, stage, helper
-        self.server = stage.server
+    def __init__(self, session: Session, scene_page: ScenePage, helper: str = ""):
+        self.session, self.agent, self.scene_page, self.helper = session, session.agent, scene_page, helper
+        self.server = scene_page.server
         self._driver: int | None = None
         self._controls: _Controls | None = None
         self._count = 0
@@ -105,7 +105,7 @@ class TeleopPage:
         self._count += 1
         moving = session.state == "recording"
         if self._count % SCENE_EVERY == 0 or not moving:
-            self.stage.show(session.env.data)
+            self.scene_page.show(session.env.data)
             if self._controls is not None:
                 self._controls.follow()
         if self._count % PICTURES_EVERY == 0:
@@ -145,7 +145,7 @@ class TeleopPage:
         follower, start = self.agent.followers[arm], 7 * ARMS.index(arm)
         at, _ = follower.ik.forward(arm, self.session.observation["qpos"][start : start + 6])
         told = _place(at)
-        if arm not in self.agent.steers:
+        if arm not in self.agent.human_arms:
             return told
         if follower.out_of_reach:
             told += f", **out of reach by {1e3 * follower.distance:.0f} mm**"
@@ -170,18 +170,18 @@ class _Controls:
                 buttons = client.gui.add_button_group("", tuple(row))
                 buttons.on_click(self._asynchronous(lambda buttons=buttons, row=row: session.ask(row[buttons.value])))
             self._step = client.gui.add_slider("Key step [mm]", min=1, max=20, step=1, initial_value=5)
-            self._sliders = {arm: self._gripper(arm) for arm in self.agent.steers}
+            self._sliders = {arm: self._gripper(arm) for arm in self.agent.human_arms}
             self._helper_waits = client.gui.add_checkbox("Helper waits (O)", False, visible=waits)
             self._helper_waits.on_update(self._asynchronous(self._wait))
         with client.gui.add_folder("Keys", order=2, expand_by_default=False):
             client.gui.add_markdown(KEYS)
-        self._gizmos = {arm: self._gizmo(arm) for arm in self.agent.steers}
+        self._gizmos = {arm: self._gizmo(arm) for arm in self.agent.human_arms}
         self._bind_keys()
 
     def follow(self) -> None:
         """Gizmos and sliders go where the wishes are, except where the person has hold of them."""
         for arm, gizmo in self._gizmos.items():
-            position, rotation, opening = self.agent.wish(arm)
+            position, rotation, opening = self.agent.target(arm)
             if arm not in self._held:
                 gizmo.position = position
                 quaternion = np.zeros(4)
@@ -217,7 +217,7 @@ class _Controls:
         return slider
 
     def _bind_keys(self) -> None:
-        for arm in self.agent.steers:
+        for arm in self.agent.human_arms:
             for key, axis in MOVES[arm].items():
                 direction = np.array(axis, float)
                 self._key(f"{arm} arm: move along {_axis(axis)}", key, partial(self._move, arm, direction))
@@ -254,11 +254,11 @@ class _Controls:
 
     def _point(self, arm: str, pose: str) -> None:
         if self._takes():
-            self.agent.move(arm, self.agent.wish(arm)[0], quaternion_matrix(GRASP_POSES[pose][arm]))
+            self.agent.move(arm, self.agent.target(arm)[0], quaternion_matrix(GRASP_POSES[pose][arm]))
 
     def _toggle(self, arm: str) -> None:
         if self._takes():
-            self.agent.grip(arm, 0.0 if self.agent.wish(arm)[2] > 0.5 else 1.0)
+            self.agent.grip(arm, 0.0 if self.agent.target(arm)[2] > 0.5 else 1.0)
 
     def _wait(self) -> None:
         self.agent.helper_waits = self._helper_waits.value

@@ -17,18 +17,18 @@ from demos.ik import BimanualIK
 from demos.spec import ALOHA_JOINTS
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
-from scripts.pages.insight import (
+from scripts.pages.policy_inspector import (
     BETWEEN,
     DEMONSTRATED,
     DRAWS,
     PREDICTED,
-    Insight,
     Overlay,
+    PolicyInspector,
     latent_plot,
     rgb,
     sample_colour,
 )
-from scripts.pages.stage import Pictures, Stage, as_text
+from scripts.pages.scene_page import Pictures, ScenePage, as_text
 
 SCENE_EVERY, PLOTS_EVERY = 2, 10  # steps between two updates while it plays
 REACHED, NOW = "#2b6cb0", "#888888"
@@ -46,22 +46,23 @@ class ViewerPage:
     """Shows episodes; with a policy also what it would do, where it looks, and its latents.
 
     Args:
-        stage: the page; its world, if it has one, is that of `env`.
+        scene_page: the page; its world, if it has one, is that of `env`.
         sources: the episodes, at least one.
         env: whose world is shown, or None: pictures and plots only.
-        insight: of a policy, or None.
+        inspector: of a policy, or None.
         latents: (episodes, 2) to plot, or None.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        scene_page: ScenePage,
         sources: Sequence[Source],
         env: BimanualEnv | None,
-        insight: Insight | None = None,
+        inspector: PolicyInspector | None = None,
         latents: np.ndarray | None = None,
     ):
-        self.stage, self.sources, self.env, self.insight, self.latents = stage, sources, env, insight, latents
+        self.scene_page, self.sources, self.env = scene_page, sources, env
+        self.inspector, self.latents = inspector, latents
         self._arms = None if env is None else BimanualIK()
         self._changed = Event()  # somebody moved something: `run` has to look
         # From the step that is shown: what is predicted, (k, J), a fan of draws, (n, k, J), and a chunk between two.
@@ -70,7 +71,7 @@ class ViewerPage:
         self._between: np.ndarray | None = None
         self._shown: dict[str, Any] = {}  # what hangs in the scene for now
         self._number, self.episode = 0, sources[0].load()
-        self._build(stage.server.gui)
+        self._build(scene_page.server.gui)
 
     def _build(self, gui: viser.GuiApi) -> None:
         spec = self.episode.spec
@@ -80,14 +81,14 @@ class ViewerPage:
         self._play = gui.add_checkbox("Play", False)
         self._speed = gui.add_slider("Speed", min=0.1, max=4.0, step=0.1, initial_value=1.0)
         with gui.add_folder("Pictures"):
-            self._overlay = gui.add_dropdown("Policy sees", get_args(Overlay), visible=self.insight is not None)
-            self._pictures = Pictures(self.stage.server, spec.cameras)
+            self._overlay = gui.add_dropdown("Policy sees", get_args(Overlay), visible=self.inspector is not None)
+            self._pictures = Pictures(self.scene_page.server, spec.cameras)
         with gui.add_folder("Joints and stages"):
             self._joint = gui.add_dropdown("Joint", spec.joint_names)
             self._joints = gui.add_uplot(**self._joint_plot(), height=220)
             self._stages = gui.add_uplot(**self._stage_plot(), height=120, visible=self.episode.reward is not None)
         self._draws = self._share = self._from = self._to = self._ways = None
-        policy = None if self.insight is None else self.insight.policy
+        policy = None if self.inspector is None else self.inspector.policy
         if policy is not None and policy.chance_dim:
             with gui.add_folder("Ways of going on"):
                 self._draws = gui.add_slider("Draws", min=0, max=DRAWS, step=1, initial_value=DRAWS // 2)
@@ -145,34 +146,34 @@ class ViewerPage:
         t = self._t
         if self.env is not None:
             poses = self.episode.env_state
-            self.env.put(self.episode.qpos[t], None if poses is None else poses[t])
-            self.stage.show(self.env.data)
+            self.env.set_state(self.episode.qpos[t], None if poses is None else poses[t])
+            self.scene_page.show(self.env.data)
         seen = {name: self.episode.frame(name, t) for name in self.episode.spec.cameras}
         if plots:
-            if self.insight is not None:
-                self._predicted = self.insight.predict(self.episode, t, seen)
-                self._draw(self.insight, t, seen)
+            if self.inspector is not None:
+                self._predicted = self.inspector.predict(self.episode, t, seen)
+                self._draw(self.inspector, t, seen)
             self._draw_paths(t)
             plots_now = [(self._joints, self._joint_plot()), (self._stages, self._stage_plot())]
             plots_now += [] if self._ways is None else [(self._ways, self._way_plot())]
             for plot, content in plots_now:
                 plot.data, plot.series, plot.scales = content["data"], content["series"], content["scales"]
-        if self.insight is not None:
-            seen = self.insight.overlaid(self.episode, t, seen, self._overlay.value)
+        if self.inspector is not None:
+            seen = self.inspector.overlaid(self.episode, t, seen, self._overlay.value)
         for name, picture in seen.items():
             self._pictures.show(name, picture)
 
-    def _draw(self, insight: Insight, t: int, seen: dict[str, np.ndarray]) -> None:
+    def _draw(self, inspector: PolicyInspector, t: int, seen: dict[str, np.ndarray]) -> None:
         """The fan of draws, and the chunk between two codes, if the policy knows several ways."""
         if self._draws is None or self._share is None or self._to is None:
             return
-        self._fan = insight.drawn(self.episode, t, seen, self._draws.value) if self._draws.value else None
+        self._fan = inspector.drawn(self.episode, t, seen, self._draws.value) if self._draws.value else None
         ends: tuple[int, int] | Episode = self.episode
         if self._from is not None:
             ends = int(self._from.value) - 1, int(self._to.value) - 1
         elif self._share.value:
             ends = self.sources[self._to.options.index(self._to.value)].load()
-        self._between = insight.between(self.episode, t, seen, ends, self._share.value) if self._share.value else None
+        self._between = inspector.between(self.episode, t, seen, ends, self._share.value) if self._share.value else None
 
     @property
     def _t(self) -> int:
@@ -207,7 +208,7 @@ class ViewerPage:
     def _way_plot(self) -> dict[str, Any]:
         """Over the seconds from here on, the joint that is chosen in every chunk; always as many lines."""
         chunks, joint = self._chunks(), self.episode.spec.joint_names.index(self._joint.value)
-        k = 1 if self.insight is None else self.insight.policy.chunk_size
+        k = 1 if self.inspector is None else self.inspector.policy.chunk_size
         names = [*(f"draw {i + 1}" for i in range(DRAWS)), "predicted", "between"]
         nothing = np.full((k, joint + 1), np.nan), NOW
         lines = {name: chunks.get(name, nothing) for name in names}
@@ -262,7 +263,7 @@ class ViewerPage:
                 path = np.stack([self._arms.forward(arm, each)[0] for each in joints])
                 lines = np.stack([path[:-1], path[1:]], axis=1) if len(path) > 1 else np.zeros((1, 2, 3))
                 thick = 0.002 if name.startswith("draw ") else 0.006
-                scene = self.stage.server.scene
+                scene = self.scene_page.server.scene
                 self._shown[name].append(scene.add_line_segments(f"/{name}/{arm}", lines, rgb(colour), thickness=thick))
 
     def _chunks(self) -> dict[str, tuple[np.ndarray, str]]:

@@ -19,7 +19,7 @@ from envs.rollout import Step, VectorEnv
 EVERY = 2  # steps per frame: 25 frames a second in real time
 
 
-class Film:
+class VideoRecorder:
     """Films the episodes of some seeds; hand it every `Step` of a rollout. A film that cannot be written is left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""The door of the pages: who comes in, over HTTP and as a WebSocket, by what their headers say."""
+"""Which requests a page accepts, over HTTP and as a WebSocket, by their headers."""
 
 import contextlib
 import http.client
@@ -16,8 +16,8 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from envs import EnvError
-from scripts.pages import door
-from scripts.pages.stage import Stage
+from scripts.pages import request_guard
+from scripts.pages.scene_page import ScenePage
 
 PROXY = "https://lab.example"
 HANDSHAKE = (
@@ -29,7 +29,7 @@ HANDSHAKE = (
 class Caller:
     """Sends requests with exactly the headers that it is given; `{port}` in one is the page's."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: ScenePage):
         self.stage, self.port = stage, stage.server.get_port()
         self.token = stage.url.partition("=")[2]
 
@@ -52,7 +52,7 @@ class Caller:
 
 @contextlib.contextmanager
 def calling(host: str, origins: tuple[str, ...] = ()) -> Iterator[Caller]:
-    stage = Stage(None, host, 0, "A page", origins)
+    stage = ScenePage(None, host, 0, "A page", origins)
     stage.server.gui.add_markdown("Only friends read this")
     try:
         yield Caller(stage)
@@ -140,7 +140,7 @@ def test_no_name_but_the_own_ones_leads_in(here, host):
     assert here.status(host, "http://127.0.0.1:{port}") == (403, 403)
 
 
-def test_every_file_of_the_page_is_behind_the_door(here):
+def test_every_file_of_the_page_is_guarded(here):
     for path in ("/", "/index.html", "/missing.js", "//evil.example/x"):
         assert here.status("evil.example", None, path=path) == (403, 403)
 
@@ -196,18 +196,18 @@ def test_an_origin_that_was_named_comes_in_and_no_other(proxied, host, origin, s
     [
         ("/?token={token}", None, True),
         ("/index.html?token={token}", None, True),
-        ("/", "door_{port}={token}", True),
-        ("/", "a=b; door_{port}={token}; door_1=c", True),
-        ("/", "door_{port}=old; door_{port}={token}", True),
-        ("/?token=wrong", "door_{port}={token}", True),  # the address of an earlier start
+        ("/", "bimanual_{port}={token}", True),
+        ("/", "a=b; bimanual_{port}={token}; bimanual_1=c", True),
+        ("/", "bimanual_{port}=old; bimanual_{port}={token}", True),
+        ("/?token=wrong", "bimanual_{port}={token}", True),  # the address of an earlier start
         ("/", None, False),
         ("/?token=", None, False),
         ("/?token={token}x", None, False),
         ("/?token=%C3%A9%FF", None, False),
         ("/?x={token}", None, False),
         ("/#token={token}", None, False),
-        ("/", "door_{port}=wrong", False),
-        ("/", "door_1={token}", False),
+        ("/", "bimanual_{port}=wrong", False),
+        ("/", "bimanual_1={token}", False),
         ("/?token={token}&websocket=ws://evil.example", None, False),
     ],
 )
@@ -220,14 +220,14 @@ def test_beyond_this_machine_a_token_leads_in_under_any_name(everywhere, host, p
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1:3000"])
 def test_the_token_is_no_leave_for_a_foreign_page(everywhere, origin):
     """The page of another port of the same machine: its browser sends the cookie along."""
-    cookie = ("Cookie", "door_{port}={token}")
+    cookie = ("Cookie", "bimanual_{port}={token}")
     assert everywhere.status("127.0.0.1:{port}", origin, cookie)[1] == 403
 
 
 def test_the_token_goes_into_a_cookie_that_stays_here(everywhere):
     response = everywhere.get(("Host", "box"), path=f"/?token={everywhere.token}")
     assert response.headers["Set-Cookie"] == (
-        f"door_{everywhere.port}={everywhere.token}; Path=/; HttpOnly; SameSite=Strict"
+        f"bimanual_{everywhere.port}={everywhere.token}; Path=/; HttpOnly; SameSite=Strict"
     )
     assert len(everywhere.token) >= 43  # 256 bits
     assert everywhere.token not in "".join(everywhere.get(("Host", "box")).headers.values())
@@ -268,28 +268,30 @@ def test_no_client_can_have_a_tunnel_made(here):
     ],
 )
 def test_any_address_but_a_loopback_one_has_a_token(host, needs):
-    assert bool(door.Door(host, 8080).token) == needs
-    assert door.Door(host, 8080).token != door.Door(host, 8080).token or not needs
+    first = request_guard.RequestGuard(host, 8080).token
+    assert bool(first) == needs
+    assert request_guard.RequestGuard(host, 8080).token != first or not needs
 
 
 @pytest.mark.parametrize("text", ["*", "null", "lab.example", "https://lab.example/page", "ftp://lab.example", ""])
 def test_what_is_no_origin_is_named(text):
     with pytest.raises(EnvError, match=rf"--allow-origin '{re.escape(text)}' is no origin; .* https://lab.example"):
-        Stage(None, "127.0.0.1", 0, "", (text,))
+        ScenePage(None, "127.0.0.1", 0, "", (text,))
 
 
 def test_origins_are_understood_as_browsers_write_them():
     given = ("https://Lab.example:443/", "http://lab.example:80", "https://lab.example:80", "http://[::1]:9")
     expected = {"https://lab.example", "http://lab.example", "https://lab.example:80", "http://[::1]:9"}
-    assert door.Door("127.0.0.1", 8080, given).origins == expected
+    assert request_guard.RequestGuard("127.0.0.1", 8080, given).origins == expected
 
 
-def test_a_viser_that_does_not_ask_the_door_is_not_left_open(monkeypatch):
+def test_a_viser_that_does_not_use_the_guard_is_stopped(monkeypatch):
     ports = []
-    monkeypatch.setattr(door, "_in_front", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(door, "_knock", lambda host, port, knock=door._knock: (ports.append(port), knock(host, port)))
+    monkeypatch.setattr(request_guard, "_guarded", lambda _: contextlib.nullcontext())
+    check = request_guard._check_guarded
+    monkeypatch.setattr(request_guard, "_check_guarded", lambda host, port: (ports.append(port), check(host, port)))
     with pytest.raises(EnvError, match=r"answers a stranger's request with 200, not 403: .*; install viser 1.1"):
-        Stage(None, "127.0.0.1", 0, "")
+        ScenePage(None, "127.0.0.1", 0, "")
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection("127.0.0.1", ports[0], timeout=10).connect()
 

@@ -12,7 +12,7 @@ from mjviser import ViserMujocoScene
 
 from envs import EnvError
 from envs.gl import mujoco
-from scripts.pages.door import EVERYWHERE, TOKEN, Door, serve
+from scripts.pages.request_guard import EVERYWHERE, TOKEN, RequestGuard, serve
 
 EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table
 PICTURE_WIDTH = 320  # pixels at least
@@ -24,7 +24,7 @@ def as_text(words: str) -> str:
     return PUNCTUATION.sub(r"\\\g<0>", " ".join(words.split()))
 
 
-class Stage:
+class ScenePage:
     """A server whose page shows a model; `server.gui` and `server.scene` take more.
 
     Args:
@@ -55,10 +55,10 @@ class Stage:
             except OSError as error:
                 raise EnvError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
             port = probe.getsockname()[1]
-        door = Door(host, port, origins)
-        self.server = serve(door, host, port, title)
+        guard = RequestGuard(host, port, origins)
+        self.server = serve(guard, host, port, title)
         name = socket.gethostname() if host in EVERYWHERE else host
-        self.url = f"http://{name}:{self.server.get_port()}" + (f"/?{TOKEN}={door.token}" if door.token else "")
+        self.url = f"http://{name}:{self.server.get_port()}" + (f"/?{TOKEN}={guard.token}" if guard.token else "")
         # No share button: there is no tunnel to share.
         self.server.gui.configure_theme(control_width="large", show_share_button=False)
         self.server.gui.main_panel.dock_right()

@@ -35,7 +35,7 @@ TOKEN = "token"  # in the address; the only thing that may stand behind its "?"
 Answer = Callable[[ServerConnection, Request], Response | None]
 
 
-class Door:
+class RequestGuard:
     """Decides which requests come in.
 
     On a loopback address Host has to be a loopback name, at any port, as `ssh -L` changes it. On any other address the
@@ -57,7 +57,7 @@ class Door:
         self.token = "" if _is_loopback(host) else secrets.token_urlsafe()
         self._own_names = {*LOOPBACK_NAMES, host.lower()}
         self._proxies = {origin.partition("://")[2] for origin in self.origins}
-        self._cookie = f"door_{port}"
+        self._cookie = f"bimanual_{port}"
 
     def refusal(self, request: Request) -> str:
         """Why a request stays outside, one sentence; "" if it may come in."""
@@ -117,17 +117,17 @@ class Door:
         return any(hmac.compare_digest(token.encode(errors="backslashreplace"), wanted) for token in tokens)
 
 
-def serve(door: Door, host: str, port: int, label: str) -> viser.ViserServer:
+def serve(guard: RequestGuard, host: str, port: int, label: str) -> viser.ViserServer:
     """A viser server behind a door.
 
     Raises:
         EnvError: viser or websockets is built so differently that the door stands open; the server is stopped.
     """
-    with _in_front(door), contextlib.redirect_stdout(io.StringIO()):  # viser's banner; ours says what to do
+    with _guarded(guard), contextlib.redirect_stdout(io.StringIO()):  # viser's banner; ours says what to do
         server = _Server(host=host, port=port, label=label)
     try:
         # The proof, each time, that requests do pass by the door.
-        _knock(host, server.get_port())
+        _check_guarded(host, server.get_port())
     except BaseException:
         server.stop()
         raise
@@ -140,7 +140,7 @@ class _Server(viser.ViserServer):
 
 
 @contextlib.contextmanager
-def _in_front(door: Door) -> Iterator[None]:
+def _guarded(guard: RequestGuard) -> Iterator[None]:
     """What serves WebSockets from here on asks the door first.
 
     viser 1.1 gives no access to the `process_request` of its server, so for as long as it starts the public `serve` of
@@ -149,7 +149,7 @@ def _in_front(door: Door) -> Iterator[None]:
     original = websockets_server.serve
 
     def serve(*args, process_request: Answer | None = None, **settings) -> websockets_server.serve:
-        return original(*args, process_request=door.before(process_request), **settings)
+        return original(*args, process_request=guard.before(process_request), **settings)
 
     websockets_server.serve = serve  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -158,7 +158,7 @@ def _in_front(door: Door) -> Iterator[None]:
         websockets_server.serve = original
 
 
-def _knock(host: str, port: int) -> None:
+def _check_guarded(host: str, port: int) -> None:
     """EnvError unless a stranger is refused, over HTTP and as a WebSocket."""
     handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     handshake |= {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}

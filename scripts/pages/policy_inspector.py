@@ -15,7 +15,7 @@ from act.between import between, repeated
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
 from scripts.latent_plot import told
-from scripts.pages.stage import PICTURE_WIDTH
+from scripts.pages.scene_page import PICTURE_WIDTH
 
 Overlay = Literal["none", "attention", "keypoints"]
 DEMONSTRATED, PREDICTED, BETWEEN = "#268b5c", "#e06a1a", "#111111"
@@ -34,7 +34,7 @@ def sample_colour(i: int) -> str:
     return to_hex(matplotlib.colormaps["hsv"](i * 0.618 % 1))
 
 
-class Insight:
+class PolicyInspector:
     """A policy that looks at episodes.
 
     Args:
