@@ -3,8 +3,8 @@
     /                               attributes: sim, and ours: format_version, env_id, task, fps, cameras, joint_names,
                                     action_layout, seed, expert, success, success_published, max_reward, versions;
                                     of recordings also noise, first_seed, operator, traits, scene, code;
-                                    instruction, what was told to do, in one or several phrasings; way, which of the
-                                    task's ways it went
+                                    instruction, what was told to do, in one or several phrasings; variant, which
+                                    variant of the task it shows (`way` in older files)
     /action                         (T, J) float32, commanded at t      rad; grippers 0 closed … 1 open
     /observations/qpos, qvel        (T, J) float32, seen at t           rad, rad/s
     /observations/env_state         (T, E) float32, object poses        ours, optional
@@ -52,6 +52,7 @@ from demos.frames import camera_sizes, read_encoded
 from demos.hdf5_checks import NOT_WHOLE, failures_named, find, refuse_special
 from demos.spec import ACTION_LAYOUT, FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
 
+STORED_NAMES = {"way": "variant"}  # root attributes, old → new
 FPS_TOLERANCE = 0.02  # of clocks that measure the same rate
 
 
@@ -96,7 +97,9 @@ class Episode:
         self._file: h5py.File | None = None
         with self._reading() as file:
             reader = FileReader(self.path, file)
-            self.attributes: dict[str, Any] = reader.attributes
+            self.attributes: dict[str, Any] = {
+                STORED_NAMES.get(name, name): value for name, value in reader.attributes.items()
+            }
             self.ours, get = reader.ours, self.attributes.get
             version = get("format_version", FORMAT_VERSION)
             if version > FORMAT_VERSION:

@@ -13,6 +13,9 @@ from envs import EnvError
 from envs.aloha import FPS
 from envs.rollout import Agent, Step, VectorEnv, rollout
 
+STORED_NAMES = {"way": "variant", "asked": "requested", "ways": "variants", "obeyed": "instruction_followed"}
+"""Old → new names in the episodes and the summary of results.json."""
+
 
 @dataclass(frozen=True)
 class EpisodeResult:
@@ -136,6 +139,10 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     }
 
 
+def _current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {STORED_NAMES.get(name, name): value for name, value in stored.items()}
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """What scripts/rollout.py wrote with --json: "settings", "summary" and "episodes", an `EpisodeResult` each.
 
@@ -146,12 +153,14 @@ def read_results(path: Path) -> dict[str, Any]:
     differing: list[str] = []
     try:
         found = json.loads(path.read_text())
+        found["summary"] = _current_names(found["summary"])
+        found["episodes"] = [_current_names(row) for row in found["episodes"]]
         told = json.loads(json.dumps(summarize([EpisodeResult(**row) for row in found["episodes"]])))
         differing = [name for name, value in told.items() if found["summary"][name] != value]
         known = isinstance(found["settings"], dict) and all(isinstance(row["seed"], int) for row in found["episodes"])
     except FileNotFoundError:
         raise EnvError(f"{path}: no such file; scripts/rollout.py --json writes one") from None
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         known = False
     if not known:
         raise EnvError(f"{path} is not what scripts/rollout.py writes with --json; roll out again")

@@ -4,6 +4,7 @@
 # (MuJoCo's compiled functions have no type stubs.)
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 
@@ -70,7 +71,12 @@ def test_either_arm_gives_where_either_may(tmp_path):
         seed = chosen.index(way)
         assert succeeds(HAND_OVER, Operator(HAND_OVER), seed)
         record(RecordConfig(HAND_OVER, {"top": (12, 16)}, first_seed=seed), tmp_path / way, 1)
-        assert Episode(find_episodes(tmp_path / way)[0]).attributes["variant"] == way
+        path = find_episodes(tmp_path / way)[0]
+        assert Episode(path).attributes["variant"] == way
+    with h5py.File(path, "r+") as root:  # as files were before the attribute was renamed
+        root.attrs["way"] = root.attrs["variant"]
+        del root.attrs["variant"]
+    assert Episode(path).attributes["variant"] == way
 
 
 def test_plain_moves_as_published(cube):

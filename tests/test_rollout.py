@@ -1,5 +1,6 @@
 """Laws of the loop and of what is said about its episodes."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,15 @@ from test_envs import SETTINGS, TASKS
 
 from demos.experts import ScriptedExpert
 from envs.aloha import HOME_ACTION
-from envs.results import command_jerk, evaluate, summarize, wilson_interval
+from envs.results import (
+    STORED_NAMES,
+    EpisodeResult,
+    command_jerk,
+    evaluate,
+    read_results,
+    summarize,
+    wilson_interval,
+)
 from envs.rollout import make_vector_env, rollout
 
 
@@ -70,6 +79,23 @@ def test_results_name_every_seed_once():
     assert summary["success_rate"] == 0
     assert summary["highest_stage"][0] == 5
     assert summary["median_success_step"] is None
+
+
+def test_results_with_the_names_of_before_are_read(tmp_path):
+    episodes = [
+        EpisodeResult(i, True, True, 4, 9, 8, 1.0, variant, "left") for i, variant in enumerate(("left", "right"))
+    ]
+    summary = summarize(episodes)
+    assert summary["instruction_followed"] == 0.5
+    assert summary["variants"] == {"left": 1, "right": 1}
+    text = json.dumps({"settings": {}, "summary": summary, "episodes": [vars(each) for each in episodes]})
+    for old, new in STORED_NAMES.items():
+        text = text.replace(f'"{new}"', f'"{old}"')
+    assert all(f'"{old}"' in text for old in STORED_NAMES)
+    (tmp_path / "results.json").write_text(text)
+    found = read_results(tmp_path / "results.json")
+    assert found["summary"] == json.loads(json.dumps(summary))
+    assert [EpisodeResult(**row) for row in found["episodes"]] == episodes
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (43, 50), (100, 100), (200, 200)])
