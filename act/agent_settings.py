@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
 from act.errors import ConfigError
 from act.policies.config import SAMPLING, Sample
+from act.stored_names import current_names
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,18 @@ class AgentSettings:
     instruction: str | None = None
     """Tell a policy with a text encoder this in every episode. Default: a phrasing of the task, chosen by the seed, as
     is the variant of a task that has several."""
-    phrases: Literal["seen", "unseen", "none"] = "seen"
+    instructions: Literal["seen", "unseen", "none"] = "seen"
     """seen: phrasings of the grammar that demonstrations are told with. unseen: others that mean the same. none: no
     instruction, which stands for all of them."""
-    way: str | None = None
+    variant: str | None = None
     """Ask for this variant of the task in every episode."""
-    execute: int | None = None
+    n_action_steps: int | None = None
     """Execute this many actions of each chunk before the next query, without ensembling."""
-    ensemble: float | None = None
-    """Temporal ensembling with this coefficient and a query every --every steps. Default: 0.01, as in the paper, with
+    temporal_ensemble_coeff: float | None = None
+    """Coefficient of temporal ensembling, with a query every --replan-every steps. Default: 0.01, as in the paper, and
     ten queries a chunk."""
-    every: int = 1
-    """With --ensemble: steps between two queries."""
+    replan_every: int = 1
+    """With --temporal-ensemble-coeff: steps between two queries."""
     sample: Sample = "mean"
     """mean: the deterministic chunk. episode: one noise sample per episode. chunk: a new sample at every query."""
     sampling_steps: int | None = None
@@ -59,10 +60,10 @@ class AgentSettings:
         Raises:
             ConfigError: a setting does not fit the chunk's size.
         """
-        if self.ensemble is not None:
-            return TemporalEnsemble(chunk_size, self.ensemble, self.every)
-        if self.execute is not None:
-            return RecedingHorizon(chunk_size, self.execute)
+        if self.temporal_ensemble_coeff is not None:
+            return TemporalEnsemble(chunk_size, self.temporal_ensemble_coeff, self.replan_every)
+        if self.n_action_steps is not None:
+            return RecedingHorizon(chunk_size, self.n_action_steps)
         return default_executor(chunk_size)
 
     @classmethod
@@ -72,7 +73,7 @@ class AgentSettings:
         Raises:
             ConfigError: a value that the setting cannot have.
         """
-        kinds = get_type_hints(cls)
+        kinds, stored = get_type_hints(cls), current_names(stored)
         found = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
         for name, value in found.items():
             if not _fits(value, kinds[name]):

@@ -71,23 +71,25 @@ class ChunkExecutor(ABC):
 
 
 class RecedingHorizon(ChunkExecutor):
-    """Executes the first `execute` actions of a chunk, half of them by default, then asks for the next chunk.
+    """Executes the first `n_action_steps` actions of a chunk, half of them by default, then asks for the next chunk.
 
     Raises:
-        ConfigError: `execute` is not in 1 … chunk_size.
+        ConfigError: `n_action_steps` is not in 1 … chunk_size.
     """
 
-    def __init__(self, chunk_size: int, execute: int | None = None):
+    def __init__(self, chunk_size: int, n_action_steps: int | None = None):
         super().__init__(chunk_size)
-        execute = -(-chunk_size // 2) if execute is None else execute
-        if not 1 <= execute <= chunk_size:
-            raise ConfigError(f"cannot execute {execute} actions of a chunk of {chunk_size}: choose 1 to {chunk_size}")
-        self.execute = execute
+        n_action_steps = -(-chunk_size // 2) if n_action_steps is None else n_action_steps
+        if not 1 <= n_action_steps <= chunk_size:
+            raise ConfigError(
+                f"cannot execute {n_action_steps} actions of a chunk of {chunk_size}: choose 1 to {chunk_size}"
+            )
+        self.n_action_steps = n_action_steps
         self._plan: np.ndarray | None = None  # (N, k, A)
 
     @property
     def needs_chunk(self) -> bool:
-        return self._plan is None or self._age >= self.execute
+        return self._plan is None or self._age >= self.n_action_steps
 
     def _forget(self) -> None:
         self._plan = None
@@ -104,14 +106,14 @@ def default_executor(chunk_size: int) -> ChunkExecutor:
     """Temporal ensembling with the paper's coefficient and a look ten times a chunk: what was seen before an arm hid it
     still counts, and single mistakes do not.
     """
-    return TemporalEnsemble(chunk_size, every=-(-chunk_size // 10))
+    return TemporalEnsemble(chunk_size, replan_every=-(-chunk_size // 10))
 
 
 class OpenLoop(RecedingHorizon):
     """Executes every chunk to its end."""
 
     def __init__(self, chunk_size: int):
-        super().__init__(chunk_size, execute=chunk_size)
+        super().__init__(chunk_size, n_action_steps=chunk_size)
 
 
 class TemporalEnsemble(ChunkExecutor):
@@ -125,28 +127,30 @@ class TemporalEnsemble(ChunkExecutor):
     Args:
         chunk_size: k.
         coeff: the m of exp(-m · i); 0.01 in the paper.
-        every: steps between two queries of the policy; 1 in the paper, more is cheaper and averages less.
+        replan_every: steps between two queries of the policy; 1 in the paper, more is cheaper and averages less.
 
     Raises:
-        ConfigError: `every` is not in 1 … chunk_size, or `coeff` is not a finite number with finite weights.
+        ConfigError: `replan_every` is not in 1 … chunk_size, or `coeff` is not a finite number with finite weights.
     """
 
-    def __init__(self, chunk_size: int, coeff: float = 0.01, every: int = 1):
+    def __init__(self, chunk_size: int, coeff: float = 0.01, replan_every: int = 1):
         super().__init__(chunk_size)
-        if not 1 <= every <= chunk_size:
-            raise ConfigError(f"cannot query every {every} steps with chunks of {chunk_size}: choose 1 to {chunk_size}")
+        if not 1 <= replan_every <= chunk_size:
+            raise ConfigError(
+                f"cannot query every {replan_every} steps with chunks of {chunk_size}: choose 1 to {chunk_size}"
+            )
         if not abs(coeff) * chunk_size < 500:  # exp overflows at 709; NaN fails the comparison too
             limit = 500 / chunk_size
             raise ConfigError(f"ensemble coefficient is {coeff}: choose a number between {-limit:g} and {limit:g}")
         self.coeff = coeff
-        self.every = every
+        self.replan_every = replan_every
         self._count = np.zeros(chunk_size)  # predictions so far for each of the next k steps
         self._weight = np.zeros(chunk_size)  # Σ w_i
         self._sum: np.ndarray | None = None  # Σ w_i a_i, (k, N, A)
 
     @property
     def needs_chunk(self) -> bool:
-        return self._sum is None or self._age >= self.every
+        return self._sum is None or self._age >= self.replan_every
 
     def _forget(self) -> None:
         self._count[:] = self._weight[:] = 0

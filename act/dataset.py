@@ -30,7 +30,7 @@ from act.keyframes import keyframes
 from act.language import Sentences
 from act.policies.base import Batch, Observation, Policy
 from act.reading import read_ahead
-from act.starts import ShuffledStarts, balanced, begun
+from act.sampling import ShuffledStarts, balance_tasks, oversample_beginnings
 from act.targets import describe_changes, starts_of, targets_of
 from act.train_config import LearnFrom
 from demos import kinematics
@@ -52,9 +52,10 @@ class ChunkDataset:
         val_fraction: share of episodes kept for validation, at least one if it is positive and there are several.
             Episodes recorded from the same seed stay on the same side.
         seed: of the split.
-        skip_pauses: leave the pauses out of the time line, see `act.keyframes.moving_steps`.
-        skip_misses: learn from commands without closings that were undone, and the ways there, see `act.keyframes`.
-        beginnings: share of the starts to train on that are among the first of an episode, see `act.starts.begun`.
+        drop_idle_steps: remove idle steps from the time line, see `act.keyframes.moving_steps`.
+        drop_failed_grasps: remove failed grasp attempts from the targets, see `act.keyframes`.
+        beginning_fraction: share of the training starts that are among the first steps of an episode, see
+            `act.sampling.oversample_beginnings`.
         instructed: the episodes tell what was to be done; they may be of several tasks, of which each then gives as
             many starts as the others (those of shorter ones are taken again).
         jpeg_colors: the order of the colours in JPEG frames, see `demos.episode.Episode`.
@@ -79,9 +80,9 @@ class ChunkDataset:
         learn_from: LearnFrom = "demonstrated",
         val_fraction: float = 0.1,
         seed: int = 0,
-        skip_pauses: bool = False,
-        skip_misses: bool = False,
-        beginnings: float = 0.0,
+        drop_idle_steps: bool = False,
+        drop_failed_grasps: bool = False,
+        beginning_fraction: float = 0.0,
         instructed: bool = False,
         jpeg_colors: JpegColors = "auto",
     ):
@@ -93,7 +94,7 @@ class ChunkDataset:
         self.episodes = [Episode(path, cameras=cameras, jpeg_colors=jpeg_colors) for path in self.paths]
         # Steps of each episode that stand on the time line; a pause at its end is longer than a chunk by one step.
         self.targets = [
-            targets_of(episode, chunk_size + 1, skip_pauses=skip_pauses, skip_misses=skip_misses)
+            targets_of(episode, chunk_size + 1, drop_idle_steps=drop_idle_steps, drop_failed_grasps=drop_failed_grasps)
             for episode in self.episodes
         ]
         self._kept = [each.kept for each in self.targets]
@@ -130,11 +131,11 @@ class ChunkDataset:
         self.train, self.val = (taken & ~is_val).nonzero()[:, 0], (taken & is_val).nonzero()[:, 0]
         if len(self.spec.env_ids) > 1:
             tasks = [self.spec.env_ids.index(episode.spec.env_id) for episode in self.episodes]
-            self.train = balanced(self.train, torch.tensor(tasks)[self._episode])
+            self.train = balance_tasks(self.train, torch.tensor(tasks)[self._episode])
         self._measured = self.train
-        if beginnings:
+        if beginning_fraction:
             step = torch.arange(len(self.qpos)) - self._first[self._episode]
-            self.train = begun(self.train, step, beginnings)
+            self.train = oversample_beginnings(self.train, step, beginning_fraction)
         self.changes = describe_changes(self.episodes, self.targets, learn_from)
         self._phrasing, self.sentences = None, list[str]()
         if instructed:

@@ -42,8 +42,8 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             warmup_steps=200,
             grad_clip=10.0,
             ema_decay=0.999,
-            skip_pauses=True,
-            skip_misses=True,
+            drop_idle_steps=True,
+            drop_failed_grasps=True,
             val_fraction=0.04,
             val_every=500,
             save_every=1000,
@@ -52,10 +52,10 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
 }
 
 TOLD: dict[str, dict[str, Any]] = {
-    "paper": {"beginnings": 0.3},
-    "cpu": {"beginnings": 0.3, "batch_size": 64, "lr": 1e-3},
+    "paper": {"beginning_fraction": 0.3},
+    "cpu": {"beginning_fraction": 0.3, "batch_size": 64, "lr": 1e-3},
 }
-"""What is otherwise where a policy is told in words. They decide at the beginning, as `act.starts` says, and their
+"""What is otherwise where a policy is told in words. They decide at the beginning, as `act.sampling` says, and their
 noise makes gradients noisy, so that batches of 16 leave what tells keyframes less exact."""
 
 

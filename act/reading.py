@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from act.errors import ConfigError
 from act.policies.base import Batch, Observation
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from act.threads import allowed_cores
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """What a policy learns from an episode: which steps, which commands, and one line that says what was changed.
 
 commands as recorded, or as the expert intended them where the file has both
-  → without failed grasps    (`act.grippers`, skip_misses)
-  → without idle steps       (`act.keyframes.moving_steps`, skip_pauses)
+  → without failed grasps    (`act.grippers`, drop_failed_grasps)
+  → without idle steps       (`act.keyframes.moving_steps`, drop_idle_steps)
 """
 
 from collections.abc import Sequence
@@ -37,23 +37,23 @@ class Targets:
     failed: Sequence[FailedGrasp]
 
 
-def targets_of(episode: Episode, keep_end: int, *, skip_pauses: bool, skip_misses: bool) -> Targets:
+def targets_of(episode: Episode, keep_end: int, *, drop_idle_steps: bool, drop_failed_grasps: bool) -> Targets:
     """What is learnt from an episode.
 
     Args:
         keep_end: of a pause at the end, so many steps are kept.
-        skip_pauses: leave idle steps out.
-        skip_misses: leave failed grasps out.
+        drop_idle_steps: leave idle steps out.
+        drop_failed_grasps: leave failed grasps out.
     """
     # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
     action = episode.action if episode.expert_action is None else episode.expert_action
     names, meant, failed = episode.spec.joint_names, None, list[FailedGrasp]()
-    if skip_misses:
+    if drop_failed_grasps:
         known = episode.sim and kinematics.knows(names)
         failed = find_failed_grasps(action, episode.qpos, names, kinematics.GRIPPER_RANGE if known else None)
         meant = meant_steps(action, episode.qpos, names, failed)
         action = as_meant(action, episode.qpos, names, failed)
-    kept = moving_steps(action, names, keep_end).nonzero()[0] if skip_pauses else np.arange(len(action))
+    kept = moving_steps(action, names, keep_end).nonzero()[0] if drop_idle_steps else np.arange(len(action))
     return Targets(action, meant, kept, failed)
 
 

@@ -41,7 +41,7 @@ from act.memory import memory_named
 from act.policies.base import Batch, Policy
 from act.reading import WITHOUT, lost_reader
 from act.run_folder import RunFolder
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from act.stopping import StopSignals
 from act.train_config import TrainConfig
 

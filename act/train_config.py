@@ -42,13 +42,13 @@ class TrainConfig:
     learn_from: LearnFrom = "demonstrated"
     """Steps to learn from: demonstrated leaves out those of a policy that a person then corrected, human takes only
     those in which a person acted, all takes all."""
-    skip_pauses: bool = False
+    drop_idle_steps: bool = False
     """Leave pauses of the demonstrations out, but for their first 0.2 s: a policy without memory that learns to stand
     still stands still for ever."""
-    skip_misses: bool = False
+    drop_failed_grasps: bool = False
     """Learn from grippers that stay open where they closed on nothing, opened and tried again, and from arms that do
     not go there."""
-    beginnings: float = 0.0
+    beginning_fraction: float = 0.0
     """Share of the starts that are among the first 20 steps of an episode, taken again as often as that needs; 0: each
     start is taken once in a pass. Which way an arm goes is open there and nowhere else."""
     jpeg_colors: JpegColors = "auto"
@@ -93,7 +93,7 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "grad_clip", "seed", "eval_every", "num_workers", "threads"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("ema_decay", "val_fraction", "beginnings"):
+        for name in ("ema_decay", "val_fraction", "beginning_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if not 0 <= self.min_lr_ratio <= 1:

@@ -40,19 +40,19 @@ def request_for(settings: AgentSettings, policy: "Policy", task: str) -> Request
         ConfigError: the task has no such variant, or the policy takes no instructions.
     """
     variants = SEEN.get(task, {"": ()})
-    if settings.way is not None and settings.way not in variants:
-        raise ConfigError(f"unknown way {settings.way!r} of {short_name(task)}; its ways: {', '.join(variants)}")
+    if settings.variant is not None and settings.variant not in variants:
+        raise ConfigError(f"unknown variant {settings.variant!r} of {short_name(task)}; known: {', '.join(variants)}")
     if policy.sentences is None:
-        if settings.instruction is not None or settings.way is not None:
+        if settings.instruction is not None or settings.variant is not None:
             raise ConfigError("the policy takes no instructions; train one with --text-encoder minilm")
         return Request(lambda seed: "", lambda seed: None)
-    if settings.instruction is not None or settings.phrases == "none":
-        return Request(lambda seed: settings.way or "", lambda seed: settings.instruction)
+    if settings.instruction is not None or settings.instructions == "none":
+        return Request(lambda seed: settings.variant or "", lambda seed: settings.instruction)
 
     def variant(seed: int) -> str:
-        return choose_variant(variants, seed) if settings.way is None else settings.way
+        return choose_variant(variants, seed) if settings.variant is None else settings.variant
 
-    return Request(variant, lambda seed: instruction_for(task, variant(seed), seed, settings.phrases == "unseen"))
+    return Request(variant, lambda seed: instruction_for(task, variant(seed), seed, settings.instructions == "unseen"))
 
 
 def resolved(settings: AgentSettings, policy: "Policy") -> AgentSettings:

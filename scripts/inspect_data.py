@@ -116,7 +116,7 @@ def summary(episodes: Sequence[Episode]) -> str:
 def changes(episodes: Sequence[Episode], preset: str = "cpu") -> str:
     """What a training with this preset and no other flag learns otherwise than the files have it."""
     policy, training = settings(preset)
-    flags = {"skip_pauses": training.skip_pauses, "skip_misses": training.skip_misses}
+    flags = {"drop_idle_steps": training.drop_idle_steps, "drop_failed_grasps": training.drop_failed_grasps}
     targets = [targets_of(episode, policy.chunk_size + 1, **flags) for episode in episodes]
     return describe_changes(episodes, targets, training.learn_from)
 

@@ -48,7 +48,7 @@ class Args:
     """One episode per seed."""
     seed: int = 100_000
     """First seed. Demonstrations come from seeds below 50,000, checkpoints are selected on seeds from there."""
-    draws: int = 1
+    samples_per_seed: int = 1
     """Episodes of each seed, side by side: the same beginning, and other draws where --sample draws."""
     num_envs: int = 8
     """Environments that run side by side, a process each; the policy answers all of them at once."""
@@ -73,12 +73,14 @@ class Args:
 
 
 def main(args: Args) -> None:
-    for name in ("episodes", "num_envs", "draws"):
+    for name in ("episodes", "num_envs", "samples_per_seed"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
-    if args.draws > 1 and (args.agent.sample == "mean" or args.videos):
+    if args.samples_per_seed > 1 and (args.agent.sample == "mean" or args.videos):
         wrong = "--videos films each seed once" if args.videos else "--sample mean draws nothing"
-        raise ConfigError(f"{wrong}, so --draws {args.draws} is of no use; use --draws 1")
+        raise ConfigError(
+            f"{wrong}, so --samples-per-seed {args.samples_per_seed} is of no use; use --samples-per-seed 1"
+        )
     mode_from(args.wandb, "disabled")  # or it raises, before anything is rolled out
     check_file("--json", args.json)
     checkpoint = find_checkpoint(args.checkpoint)
@@ -113,7 +115,9 @@ def main(args: Args) -> None:
                 shown = {seed: films[seed] for seed in films if any(seed == result.seed for result in mine)}
                 own = replace(args, json=_json_of(args, task, tasks), wandb="disabled")
                 report(own, task, source, folder, mine, agent.latencies, shown, interrupted=True)
-                ended = f"{len(mine)} of {args.episodes * args.draws} episodes in {short_name(task)} had ended"
+                ended = (
+                    f"{len(mine)} of {args.episodes * args.samples_per_seed} episodes in {short_name(task)} had ended"
+                )
                 raise type(stop)(f"{stop}. {ended}" if str(stop) else ended) from None
             shares = world.gather((mine, agent.latencies))
             if not world.is_main:
@@ -144,8 +148,8 @@ def roll_out(
         return
     if agent.policy.sentences is not None:
         agent.policy.sentences([agent.instruct(seed) for seed in seeds])  # an encoder that fails does so now
-    seeds = [seed for seed in seeds for _ in range(args.draws)]
-    waves = max(1, args.num_envs // args.draws) * args.draws  # all draws of a seed in one of them
+    seeds = [seed for seed in seeds for _ in range(args.samples_per_seed)]
+    waves = max(1, args.num_envs // args.samples_per_seed) * args.samples_per_seed  # all draws of a seed in one of them
     render_mode = "rgb_array" if films else None
     requested = request_for(args.agent, agent.policy, task).variant
     venv = envs_for(args.agent, agent.policy, task, min(waves, len(seeds)), render_mode)

@@ -130,7 +130,7 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
             [words] if words else [text for way in SEEN.get(task, ()) for text in phrasings(task, way)]
         )
     # Without ensembling: where a person gives the arms back, old chunks count no longer.
-    agent = agent_from(AgentSettings(instruction=words, execute=-(-policy.chunk_size // 2)), policy, task)
+    agent = agent_from(AgentSettings(instruction=words, n_action_steps=-(-policy.chunk_size // 2)), policy, task)
     return TeleopAgent(agent), task, dict(policy.spec.cameras), {"policy": str(checkpoint)}
 
 

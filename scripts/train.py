@@ -183,7 +183,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     from act.dataset import ChunkDataset
     from act.device import pick_device
     from act.memory import memory_named
-    from act.starts import ShuffledStarts
+    from act.sampling import ShuffledStarts
     from act.train import Trainer
 
     config, folder = args.training, RunFolder(args.out)
@@ -196,9 +196,9 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         learn_from=config.learn_from,
         val_fraction=config.val_fraction,
         seed=config.seed,
-        skip_pauses=config.skip_pauses,
-        skip_misses=config.skip_misses,
-        beginnings=config.beginnings,
+        drop_idle_steps=config.drop_idle_steps,
+        drop_failed_grasps=config.drop_failed_grasps,
+        beginning_fraction=config.beginning_fraction,
         instructed=bool(args.policy.text_encoder),
         jpeg_colors=config.jpeg_colors,
     )
@@ -213,7 +213,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         policy.sentences = _sentences(args, folder)
         dataset.embed(policy.sentences, fit=args.init is None)
     policy.normalizer.fit(dataset.stats())
-    policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.skip_pauses
+    policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.drop_idle_steps
     if init is not None:
         start_from(policy, init)
 

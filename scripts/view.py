@@ -175,9 +175,9 @@ class Rerun:
         self.policy = load_policy(checkpoint, "cpu", settings.sampling, text_encoder)
         if checkpoint.is_file() and stored.get("checkpoint_sha256") not in (None, checksum(checkpoint)):
             logging.warning("%s is not what it was at the rollout: its episodes are others", checkpoint)
-        if "dtype" not in stored and settings.execute is settings.ensemble is None:
+        if "dtype" not in stored and settings.n_action_steps is settings.temporal_ensemble_coeff is None:
             # Before there was a choice of dtype, half of a chunk was executed by default.
-            settings = replace(settings, execute=-(-self.policy.chunk_size // 2))
+            settings = replace(settings, n_action_steps=-(-self.policy.chunk_size // 2))
         # Compiled, it would answer the same, a minute later.
         self.settings = replace(resolved(settings, self.policy), compile=False)
         self._agent = agent_from(self.settings, self.policy, self.task)

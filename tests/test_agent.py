@@ -45,7 +45,7 @@ def act(agent: PolicyAgent, n: int, steps: int) -> np.ndarray:
         (OpenLoop(K), [0, 6, 12]),
         (RecedingHorizon(K, 4), [0, 4, 8, 12]),
         (TemporalEnsemble(K), list(range(14))),
-        (TemporalEnsemble(K, every=5), [0, 5, 10]),
+        (TemporalEnsemble(K, replan_every=5), [0, 5, 10]),
     ],
 )
 def test_it_looks_only_when_the_policy_is_asked(policy, executor, queries):

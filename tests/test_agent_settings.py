@@ -88,20 +88,24 @@ def rerun(path: Path, text_encoder: str | None = None) -> list[np.ndarray]:
 
 CASES: dict[str, tuple[AnsweringConfig, str, str]] = {
     "default": (LATENT, TRANSFER, ""),
-    "execute": (LATENT, TRANSFER, "--execute 2"),
-    "ensemble": (LATENT, TRANSFER, "--ensemble 0.5 --every 2"),
-    "pictures": (replace(TINY, cameras=("top",)), TRANSFER, "--execute 3"),
+    "execute": (LATENT, TRANSFER, "--n-action-steps 2"),
+    "ensemble": (LATENT, TRANSFER, "--temporal-ensemble-coeff 0.5 --replan-every 2"),
+    "pictures": (replace(TINY, cameras=("top",)), TRANSFER, "--n-action-steps 3"),
     "bfloat16": (LATENT, TRANSFER, "--dtype bfloat16"),
-    "a sample an episode": (LATENT, TRANSFER, "--sample episode --draws 2"),
-    "a sample a query": (LATENT, TRANSFER, "--sample chunk --execute 2 --draws 3"),
+    "a sample an episode": (LATENT, TRANSFER, "--sample episode --samples-per-seed 2"),
+    "a sample a query": (LATENT, TRANSFER, "--sample chunk --n-action-steps 2 --samples-per-seed 3"),
     "flow matching": (family("flow-matching"), TRANSFER, "--sample episode --sampling-steps 2"),
     "temperature": (family("flow"), TRANSFER, "--sample episode --temperature 0.3"),
-    "top p": (family("autoregressive"), TRANSFER, "--sample chunk --top-p 0.5 --execute 3"),
+    "top p": (family("autoregressive"), TRANSFER, "--sample chunk --top-p 0.5 --n-action-steps 3"),
     "words": (replace(LATENT, **WORDS), HAND_OVER, ""),
-    "unseen words": (replace(LATENT, **WORDS), HAND_OVER, "--phrases unseen"),
-    "no words": (replace(LATENT, **WORDS), HAND_OVER, "--phrases none"),
-    "way": (replace(LATENT, **WORDS), HAND_OVER, "--way left"),
-    "instruction": (replace(LATENT, **WORDS), HAND_OVER, "--instruction abcdefgh --sample episode --draws 2"),
+    "unseen words": (replace(LATENT, **WORDS), HAND_OVER, "--instructions unseen"),
+    "no words": (replace(LATENT, **WORDS), HAND_OVER, "--instructions none"),
+    "way": (replace(LATENT, **WORDS), HAND_OVER, "--variant left"),
+    "instruction": (
+        replace(LATENT, **WORDS),
+        HAND_OVER,
+        "--instruction abcdefgh --sample episode --samples-per-seed 2",
+    ),
 }
 
 
@@ -116,12 +120,12 @@ def test_rollout_film_and_viewer_are_the_same_episode(case, waves, tmp_path):
     again = rerun(path, encoder)
     assert len(again) == len(filmed) == len(read_results(path)["episodes"])
     for one, other in zip(filmed, again, strict=True):
-        np.testing.assert_allclose(other, one, rtol=0, atol=2e-6 if "--draws" in flags else 0)
+        np.testing.assert_allclose(other, one, rtol=0, atol=2e-6 if "--samples-per-seed" in flags else 0)
     if flags:  # a setting that decides nothing would prove nothing
         waves.clear()
         roll_out(checkpoint, *trusted)
         assert np.abs(np.stack(waves[0])[:, 0] - filmed[0]).max() > 1e-6
-    if "--draws" in flags:
+    if "--samples-per-seed" in flags:
         assert np.abs(filmed[1] - filmed[0]).max() > 1e-6
 
 
@@ -136,12 +140,12 @@ def test_of_several_tasks_the_viewer_acts_each_again(waves, tmp_path):
 
 def test_the_episode_that_is_acted_again_has_the_words_and_the_success_of_the_rollout(waves, tmp_path):
     checkpoint = saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER))
-    results = read_results(roll_out(checkpoint, "--way", "left", "--text-encoder", "tiny:Letters"))
+    results = read_results(roll_out(checkpoint, "--variant", "left", "--text-encoder", "tiny:Letters"))
     episode = Rerun(results, tmp_path, "tiny:Letters")(SEED)
     assert episode.instructions == (instruction_for(HAND_OVER, "left", SEED),)
     assert episode.success is results["episodes"][0]["success"]
     assert results["episodes"][0]["requested"] == "left"
-    silent = read_results(roll_out(checkpoint, "--phrases", "none"))
+    silent = read_results(roll_out(checkpoint, "--instructions", "none"))
     assert not Rerun(silent, tmp_path / "results")(SEED).instructions
 
 
@@ -159,18 +163,25 @@ def test_settings_that_older_results_lack_are_those_of_their_time(waves, tmp_pat
     results = read_results(path)
     [default] = {len(AgentSettings.from_results(kept).sampling) for kept in ({}, results["settings"])}
     assert default == 0
-    known = ("checkpoint", "env_id", "horizon", "execute", "ensemble", "every", "dtype")
-    old = {name: results["settings"][name] for name in known}
+    old = {name: results["settings"][name] for name in ("checkpoint", "env_id", "horizon", "dtype")}
+    old |= {"execute": None, "ensemble": None, "every": 1}  # their names then
     np.testing.assert_array_equal(Rerun({"settings": old}, tmp_path)(SEED).action, np.stack(waves[0])[:, 0])
-    first = {name: old[name] for name in known[:-1]}  # of a time when half of a chunk was executed by default
+    first = {name: old[name] for name in old if name != "dtype"}  # when half of a chunk was executed by default
     executor = Rerun({"settings": first}, tmp_path)._agent.executor
     assert isinstance(executor, RecedingHorizon)
-    assert executor.execute == 3
+    assert executor.n_action_steps == 3
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("execute", "3"), ("execute", True), ("sample", "often"), ("sample", ["mean"]), ("way", 1), ("dtype", None)],
+    [
+        ("n_action_steps", "3"),
+        ("n_action_steps", True),
+        ("sample", "often"),
+        ("sample", ["mean"]),
+        ("variant", 1),
+        ("dtype", None),
+    ],
 )
 def test_settings_that_no_rollout_has_are_named(name, value):
     with pytest.raises(ConfigError, match=f"^{name} is .* in the settings of the results; roll out again$"):
@@ -210,7 +221,7 @@ def test_a_policy_without_a_text_encoder_is_asked_for_nothing(tmp_path):
     policy = load_policy(saved(tmp_path, LATENT, spec(HAND_OVER)), "cpu")
     request = request_for(AgentSettings(), policy, HAND_OVER)
     assert (request.variant(0), request.instruction(0)) == ("", None)
-    for asked in (AgentSettings(instruction="go"), AgentSettings(way="left")):
+    for asked in (AgentSettings(instruction="go"), AgentSettings(variant="left")):
         with pytest.raises(ConfigError, match="takes no instructions"):
             request_for(asked, policy, HAND_OVER)
 
@@ -237,7 +248,7 @@ def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, 
     summary = read_results(roll_out(out / "last.pt", *flags.split()))["summary"]
     assert record["eval/mean_jerk"] == pytest.approx(summary["mean_jerk"], rel=1e-9)
     assert record["eval/instruction_followed"] == summary["instruction_followed"]
-    silent = read_results(roll_out(out / "last.pt", *flags.split(), "--phrases", "none"))["summary"]
+    silent = read_results(roll_out(out / "last.pt", *flags.split(), "--instructions", "none"))["summary"]
     assert record["eval/mean_jerk"] != pytest.approx(silent["mean_jerk"], rel=1e-6)
 
 

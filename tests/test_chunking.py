@@ -49,7 +49,7 @@ def test_temporal_ensemble_equals_the_brute_force_formula(coeff: float, every: i
 
 
 def test_with_one_prediction_alive_the_ensemble_is_open_loop():
-    np.testing.assert_allclose(run(TemporalEnsemble(K, every=K))[0], run(OpenLoop(K))[0])
+    np.testing.assert_allclose(run(TemporalEnsemble(K, replan_every=K))[0], run(OpenLoop(K))[0])
 
 
 def test_a_large_coefficient_leaves_only_the_oldest_prediction():
@@ -58,7 +58,7 @@ def test_a_large_coefficient_leaves_only_the_oldest_prediction():
         np.testing.assert_allclose(actions[t], chunks[t - K + 1][:, K - 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("executor", [OpenLoop(K), RecedingHorizon(K, 2), TemporalEnsemble(K, every=2)])
+@pytest.mark.parametrize("executor", [OpenLoop(K), RecedingHorizon(K, 2), TemporalEnsemble(K, replan_every=2)])
 def test_reset_forgets_everything_and_a_wave_may_have_another_size(executor: ChunkExecutor):
     first, _ = run(executor)
     executor.reset(1)
@@ -90,7 +90,10 @@ def test_actions_are_copies():
         (lambda: OpenLoop(0), "chunk_size is 0: a chunk holds at least 1 action"),
         (lambda: RecedingHorizon(50, 60), "cannot execute 60 actions of a chunk of 50: choose 1 to 50"),
         (lambda: RecedingHorizon(50, 0), "cannot execute 0 actions of a chunk of 50: choose 1 to 50"),
-        (lambda: TemporalEnsemble(50, every=51), "cannot query every 51 steps with chunks of 50: choose 1 to 50"),
+        (
+            lambda: TemporalEnsemble(50, replan_every=51),
+            "cannot query every 51 steps with chunks of 50: choose 1 to 50",
+        ),
         (lambda: TemporalEnsemble(50, 30.0), "ensemble coefficient is 30.0: choose a number between -10 and 10"),
         (
             lambda: TemporalEnsemble(50, float("nan")),

@@ -11,7 +11,7 @@ from act.dataset import ChunkDataset, LearnFrom
 from act.errors import ConfigError
 from act.keyframes import keyframes
 from act.policies import Batch
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from demos.episode import Episode, find_episodes
 from demos.kinematics import tool_positions
 from demos.spec import ALOHA_JOINTS, EpisodeError

@@ -19,7 +19,7 @@ from tiny import NO_IMAGES, write_episodes
 
 from act.checkpoint import load_policy
 from act.errors import ConfigError
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from demos.episode import Episode, find_episodes
 from demos.record import RecordConfig, record
 from envs import TASKS

@@ -19,7 +19,7 @@ from test_training import curve, make_trainer
 from tiny import write_episodes
 
 from act.errors import ConfigError
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from demos.episode import find_episodes
 from envs import TASKS, EnvError, gl
 from envs.rollout import make_vector_env

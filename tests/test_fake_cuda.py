@@ -186,7 +186,7 @@ def test_a_tensor_that_leaves_the_device_is_found(gpu, monkeypatch, wrong):
 
 def test_an_agent_asks_once_for_each_chunk(gpu):
     policy = make(TINY).to(CUDA)
-    agent = PolicyAgent(policy, TemporalEnsemble(policy.chunk_size, every=2), dtype=torch.bfloat16)
+    agent = PolicyAgent(policy, TemporalEnsemble(policy.chunk_size, replan_every=2), dtype=torch.bfloat16)
     agent.reset([0, 1], {})
     seen = observe(policy, device=torch.device("cpu"))
     observation = {"qpos": seen.qpos.numpy()} | {f"images/{name}": image.numpy() for name, image in seen.images.items()}

@@ -376,7 +376,11 @@ def test_mistaken_outputs(tmp_path, monkeypatch):
 
 COMMANDS: list[tuple[Any, Any, str]] = [
     (scripts.train.main, scripts.train.parse, "--data nowhere --out run --preset cpu --steps 9 --lr 0.1 --cameras top"),
-    (scripts.rollout.main, scripts.rollout.Args, "--checkpoint nowhere --episodes 3 --ensemble 0.1 --sample mean"),
+    (
+        scripts.rollout.main,
+        scripts.rollout.Args,
+        "--checkpoint nowhere --episodes 3 --temporal-ensemble-coeff 0.1 --sample mean",
+    ),
     (scripts.record.main, scripts.record.Args, "--task insertions --episodes 2 --out data --height 20 --traits tempo"),
     (scripts.inspect_data.main, scripts.inspect_data.Args, "nowhere --out pictures"),
     (scripts.replay.main, scripts.replay.Args, "nowhere.hdf5 --video a.mp4"),

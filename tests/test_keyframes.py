@@ -162,7 +162,7 @@ def test_a_moving_gripper_is_no_pause():
 def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_path):
     write_episodes(tmp_path)
     whole = ChunkDataset(tmp_path, 6, val_fraction=0.0)
-    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_pauses=True)
+    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_idle_steps=True)
     assert dataset.longest <= whole.longest
     dataset.cache("ram", CPU)
     files = [Episode(path) for path in dataset.paths]
@@ -176,7 +176,7 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
     monkeypatch.setattr(targets_module, "as_meant", lambda action, qpos, names, failed: action + qpos)
-    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_failed_grasps=True)
     meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
     np.testing.assert_allclose(found.action, meant)
 
@@ -190,14 +190,14 @@ def test_an_arm_that_misses_goes_on_from_where_it_comes_back(tmp_path, monkeypat
         return meant
 
     monkeypatch.setattr(targets_module, "meant_steps", meant_steps)
-    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    found = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_failed_grasps=True)
     first, last = found.episodes[0], found.episodes[0].length - 1
     batch = found.gather(torch.tensor([1, 4, 8, last - 1]))
     left = np.minimum(np.array([1, 4, 8, last - 1])[:, None] + np.arange(6), last)
     right = np.array([[1, 2, 8, 9, 10, 11], *np.minimum(np.array([8, 8, last - 1])[:, None] + np.arange(6), last)])
     np.testing.assert_array_equal(batch.action[..., :7], first.action[left][..., :7])
     np.testing.assert_array_equal(batch.action[..., 7:], first.action[right][..., 7:])
-    cached = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_misses=True)
+    cached = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_failed_grasps=True)
     cached.cache("ram", CPU)
     np.testing.assert_array_equal(cached.gather(torch.tensor([1, 4])).action, batch.action[:2])
 

@@ -20,7 +20,7 @@ from act.language import MiniLM, Sentences
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from act.policies.vision import Keypoints
 from act.presets import PRESETS, settings
-from act.starts import BEGINNING
+from act.sampling import BEGINNING
 from demos.moves import SCRIPTS
 from demos.phrases import PHRASINGS_PER_EPISODE, SEEN, UNSEEN, expanded, phrasings, sample_phrasings
 from demos.spec import EpisodeError
@@ -155,10 +155,10 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
 
 def test_where_words_decide_starts_are_often_beginnings(tmp_path):
     for preset in PRESETS:
-        assert settings(preset, told=True)[1].beginnings == 0.3
-        assert settings(preset)[1].beginnings == 0
+        assert settings(preset, told=True)[1].beginning_fraction == 0.3
+        assert settings(preset)[1].beginning_fraction == 0
     folder = write_episodes(tmp_path / "long", lengths=(100, 120), instruction="abc")
-    dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True, beginnings=0.3)
+    dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True, beginning_fraction=0.3)
     step = dataset.train - dataset._first[dataset._episode[dataset.train]]
     assert float((step < BEGINNING).float().mean()) == pytest.approx(0.3, abs=0.05)
     untold = ChunkDataset(folder, K, val_fraction=0.0)
@@ -317,12 +317,12 @@ def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
     assert (tmp_path / "told_lift_tray.json").exists()
     films = {film.relative_to(tmp_path).as_posix() for film in tmp_path.rglob("*.mp4")}
     assert films == {f"run/rollout/{task}/seed_100000.mp4" for task in ("hand_over", "lift_tray")}
-    flags = ["--task", "hand_over", "--way", "left", "--phrases", "unseen"]
+    flags = ["--task", "hand_over", "--variant", "left", "--instructions", "unseen"]
     assert forked("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
     for wrong, message in (
         ([], "learnt hand_over, lift_tray; name one of them with --task, or all"),
         (["--task", "stack"], "did not learn stack; it learnt hand_over, lift_tray"),
-        (["--task", "hand_over", "--way", "up"], "unknown way 'up' of hand_over; its ways: left, right"),
+        (["--task", "hand_over", "--variant", "up"], "unknown variant 'up' of hand_over; known: left, right"),
     ):
         refused = forked("rollout.py", *short, *wrong, folder=tmp_path)
         assert refused.returncode == 2

@@ -28,7 +28,18 @@ def line(tmp_path_factory) -> tuple[Path, dict[str, str]]:
         "train": ("train.py", *data, *TINY, "--eval-every", 6, "--eval-episodes", 2, "--num-envs", 2),
         "rollout": (
             *("rollout.py", "--checkpoint", "run", "--episodes", 3, "--num-envs", 2, "--horizon", 50),
-            *("--videos", 1, "--json", "results.json", "--ensemble", 0.01, "--every", 5, "--wandb", "offline"),
+            *(
+                "--videos",
+                1,
+                "--json",
+                "results.json",
+                "--temporal-ensemble-coeff",
+                0.01,
+                "--replan-every",
+                5,
+                "--wandb",
+                "offline",
+            ),
         ),
     }
     printed = {}
@@ -140,7 +151,7 @@ OTHER_SETTINGS = ["run", "settings", "lr", 0.1, "--resume", "--out"]
         (["compare.py", "nowhere.json"], ["nowhere.json", "no such file"]),
         (["compare.py", "run/config.json"], NO_RESULTS),
         (["rollout.py", "--checkpoint", "nowhere.pt"], ["nowhere.pt", "no such checkpoint"]),
-        (["rollout.py", "--checkpoint", "run", "--execute", "99"], [99, 20]),
+        (["rollout.py", "--checkpoint", "run", "--n-action-steps", "99"], [99, 20]),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )

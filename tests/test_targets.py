@@ -27,7 +27,7 @@ def write(path, action, qpos, human=None, intended=None) -> Episode:
 
 
 def described(*episodes: Episode, learn_from: LearnFrom = "demonstrated", **recipe) -> str:
-    recipe = {"skip_pauses": False, "skip_misses": False} | recipe
+    recipe = {"drop_idle_steps": False, "drop_failed_grasps": False} | recipe
     return describe_changes(episodes, [targets_of(each, 11, **recipe) for each in episodes], learn_from)
 
 
@@ -37,7 +37,9 @@ def moving(steps: int) -> np.ndarray:
 
 def test_where_nothing_is_changed_that_is_said(tmp_path):
     (path,) = write_episodes(tmp_path, lengths=(20,)).iterdir()
-    assert described(Episode(path), skip_pauses=True, skip_misses=True) == "all steps and commands as recorded"
+    assert (
+        described(Episode(path), drop_idle_steps=True, drop_failed_grasps=True) == "all steps and commands as recorded"
+    )
 
 
 def test_failed_grasps_and_idle_steps_are_counted(tmp_path):
@@ -45,13 +47,13 @@ def test_failed_grasps_and_idle_steps_are_counted(tmp_path):
     failed = write(tmp_path / "a.hdf5", action, qpos)
     still = np.concatenate([moving(60), np.repeat(moving(60)[-1:], 200, axis=0)])
     paused = write(tmp_path / "b.hdf5", still, still)
-    said = described(failed, paused, skip_misses=True)
+    said = described(failed, paused, drop_failed_grasps=True)
     assert said == "1 failed grasps removed (in 1 of 2 episodes)"
-    said = described(failed, paused, skip_pauses=True)
+    said = described(failed, paused, drop_idle_steps=True)
     assert said.endswith("of 420 steps left out as idle")
     idle = int(said.split()[0])
     assert idle == sum(
-        e.length - len(targets_of(e, 11, skip_pauses=True, skip_misses=False).kept) for e in (failed, paused)
+        e.length - len(targets_of(e, 11, drop_idle_steps=True, drop_failed_grasps=False).kept) for e in (failed, paused)
     )
     assert idle >= 180
     assert described(failed, paused) == "all steps and commands as recorded"
@@ -73,14 +75,14 @@ def test_joints_that_hardly_move_are_named(tmp_path):
 
 def test_training_and_inspection_say_the_same(tmp_path):
     write_episodes(tmp_path, lengths=(60, 70))
-    dataset = ChunkDataset(tmp_path, 50, skip_pauses=True, skip_misses=True)
+    dataset = ChunkDataset(tmp_path, 50, drop_idle_steps=True, drop_failed_grasps=True)
     assert changes([Episode(path) for path in dataset.paths]) == dataset.changes
 
 
 @pytest.mark.parametrize("lengths", [(1, 20), (2, 3, 4, 20), (1, 1, 6)])
 def test_very_short_episodes_are_learnt_from(tmp_path, lengths):
     write_episodes(tmp_path, lengths=lengths)
-    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, skip_pauses=True, skip_misses=True)
+    dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_idle_steps=True, drop_failed_grasps=True)
     assert len(dataset.train) == sum(lengths)
     batch = dataset.gather(dataset.train[: lengths[0]])
     assert batch.is_pad[-1].sum() == 5

@@ -19,7 +19,7 @@ from act.policies import Policy, make_policy
 from act.policies.config import AnsweringConfig
 from act.presets import PRESETS
 from act.run_folder import RunFolder, write_atomically
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from act.train import Trainer
 from act.train_config import TrainConfig
 

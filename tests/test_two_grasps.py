@@ -141,7 +141,7 @@ def test_both_grasps_are_demonstrated(tmp_path):
     assert len(closings) == 2
     thin, thick = (episode.qpos[start:stop, gripper].min() for start, stop in closings)
     assert thin - GRIPPER_RANGE[0] < (thick - GRIPPER_RANGE[0]) / 3
-    targets = targets_of(episode, 51, skip_pauses=True, skip_misses=True)
+    targets = targets_of(episode, 51, drop_idle_steps=True, drop_failed_grasps=True)
     assert targets.failed == []
     np.testing.assert_array_equal(targets.action, action)
 

@@ -168,10 +168,10 @@ def make(cell: Cell, folder: Path, amounts: Amounts) -> None:
     call("train.py", f"{flags} --resume", data=data, out=policy)
     rollouts = {  # temporal ensembling with ten looks a chunk, the default; half of each chunk, then a look
         "ensemble": f"--episodes {amounts.rollouts}",
-        "halves": f"--episodes {amounts.rollouts} --execute {amounts.execute}",
+        "halves": f"--episodes {amounts.rollouts} --n-action-steps {amounts.execute}",
     }
     if cell.family.rollout:
-        rollouts["scenes"] = f"--episodes {amounts.scenes} --draws {amounts.draws}"
+        rollouts["scenes"] = f"--episodes {amounts.scenes} --samples-per-seed {amounts.draws}"
     for name, flags in rollouts.items():
         out = folder / "rollouts" / f"{cell.name}_{name}.json"
         if not out.exists():

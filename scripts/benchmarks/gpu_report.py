@@ -155,7 +155,7 @@ def infer_part(device: torch.device, sizes: Sizes) -> dict[str, Any]:
             seen = make_batch(policy.spec, policy.chunk_size, size, torch.device("cpu")).observation
             observation = {"qpos": seen.qpos.numpy(), "images/top": seen.images["top"].numpy()}
             dtype = "bfloat16" if mode.precision == "bfloat16" else "float32"
-            settings = AgentSettings(execute=policy.chunk_size, compile=mode.compile, dtype=dtype)
+            settings = AgentSettings(n_action_steps=policy.chunk_size, compile=mode.compile, dtype=dtype)
             agent = agent_from(settings, policy, "")
             for _ in range(sizes.queries + 10):
                 agent.reset(range(size), observation)

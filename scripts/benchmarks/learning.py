@@ -18,7 +18,7 @@ from act.dataset import ChunkDataset
 from act.device import autocast, pick_dtype
 from act.policies import ACTConfig, Batch, Observation, Policy, make_policy
 from act.run_folder import RunFolder
-from act.starts import ShuffledStarts
+from act.sampling import ShuffledStarts
 from act.train import Trainer
 from act.train_config import TrainConfig
 from demos.episode import Episode, find_episodes

@@ -67,7 +67,7 @@ def evaluation_cases(peer: Peer | None, episodes: int, num_envs: int, device: st
     task = TASKS["transfer_cube"]
     cameras = {"top": SIZES[0]}
     policy = make_policy(PRESETS["cpu"][0], spec_of(gym.make(task, cameras=cameras))).to(device)
-    settings = AgentSettings(execute=policy.chunk_size // 2)
+    settings = AgentSettings(n_action_steps=policy.chunk_size // 2)
     agent, venv = agent_from(settings, policy, task), envs_for(settings, policy, task, num_envs)
     evaluate(venv, agent, range(num_envs))  # processes, rendering contexts and the policy are ready then
 

@@ -117,11 +117,11 @@ def rollouts_of(name: str, task: str, amounts: Amounts) -> dict[str, list[object
         return kinds
     tasks = list(TASKS)
     other = TASKS[tasks[(tasks.index(task) + 1) % len(tasks)]]
-    kinds |= {"unseen": [*episodes, "--phrases", "unseen"], "none": [*fewer, "--phrases", "none"]}
+    kinds |= {"unseen": [*episodes, "--instructions", "unseen"], "none": [*fewer, "--instructions", "none"]}
     said = {"nonsense": NONSENSE, "empty": "", "other": phrasings(other, next(iter(SEEN[other])))[0]}
     kinds |= {name: [*fewer, "--instruction", words] for name, words in said.items()}
     ways = [way for way in SEEN[TASKS[task]] if way]
-    return kinds | {f"way_{way}": [*fewer, "--way", way] for way in ways}
+    return kinds | {f"way_{way}": [*fewer, "--variant", way] for way in ways}
 
 
 def roll_out(out: Path, policy: Path, task: str, flags: list[object]) -> None:

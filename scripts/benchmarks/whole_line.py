@@ -32,7 +32,12 @@ class Row:
 TABLE = (
     Row("transfer cube", "transfer_cube", "run"),
     Row("insertion", "insertion", "run_insertion"),
-    Row("transfer cube, temporal ensembling", "transfer_cube", "run", rollout="--ensemble 0.01 --every 5"),
+    Row(
+        "transfer cube, temporal ensembling",
+        "transfer_cube",
+        "run",
+        rollout="--temporal-ensemble-coeff 0.01 --replan-every 5",
+    ),
     Row("transfer cube, no CVAE", "transfer_cube", "run_no_vae", "--no-use-vae"),
     *(Row(f"transfer cube, chunks of {k}", "transfer_cube", f"run_{k}", f"--chunk-size {k}") for k in (1, 10, 100)),
 )

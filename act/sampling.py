@@ -9,14 +9,14 @@ from act.errors import ConfigError
 BEGINNING = 20  # steps of an episode
 
 
-def balanced(starts: Tensor, task: Tensor) -> Tensor:
+def balance_tasks(starts: Tensor, task: Tensor) -> Tensor:
     """Starts (N,) of which each task, (S,) one of every start, has as many: those of shorter ones come again."""
     own = [starts[task[starts] == i] for i in task[starts].unique()]
     most = max(map(len, own))
     return torch.cat([each[torch.arange(most) % len(each)] for each in own])
 
 
-def begun(starts: Tensor, step: Tensor, share: float) -> Tensor:
+def oversample_beginnings(starts: Tensor, step: Tensor, share: float) -> Tensor:
     """Starts (N,) of which a share are from the beginning of an episode, `step` (S,) steps after it; none is left out.
 
     What words or chance decide they decide there: soon the arms, which are seen too, give away where they are going,
