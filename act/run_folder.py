@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from act.errors import ConfigError
+from act.stored_names import current_names
 from demos.folder_lock import LOCK
 
 BEFORE = {"jpeg_colors": "auto"}
@@ -43,7 +44,7 @@ class RunFolder:
         settings = _json(self.config.read_bytes())
         if not isinstance(settings, dict):
             raise ConfigError(f"{self.config} is damaged; put it back, or train anew in another --out")
-        return settings
+        return current_names(settings)
 
     def claim(self, settings: dict, resume: bool, free: set[str]) -> None:
         """Makes the folder this run's, or refuses.

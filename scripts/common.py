@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from scripts import terminal
+from scripts.deprecated import DEPRECATED_FLAGS as DEPRECATED_FLAGS
+from scripts.deprecated import upgrade_flags
 from scripts.early import leave
 
 Args = TypeVar("Args")
@@ -58,7 +60,8 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
     atexit.register(_leave, stopped)  # the first one registered is called last
     _catch_signals()
     try:
-        args: Any = tyro.cli(parse) if isinstance(parse, type) else parse(sys.argv[1:])
+        argv = upgrade_flags(Path(sys.argv[0]).stem.removeprefix("bimanual-"), sys.argv[1:], _note)
+        args: Any = tyro.cli(parse, args=argv) if isinstance(parse, type) else parse(argv)
         code = main(args)
         sys.stdout.flush()
         sys.exit(code)
@@ -77,6 +80,11 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
     finally:
         end_workers()
         terminal.let_go()
+
+
+def _note(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun has started
+        print(line, file=sys.stderr)
 
 
 def _leave(stopped: Sequence[int]) -> None:

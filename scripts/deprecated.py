@@ -1,0 +1,51 @@
+"""Flags that had another name: `DEPRECATED_FLAGS` maps the old name to the new one.
+
+The old names work for one version. `upgrade_flags` replaces them before the command line is parsed.
+"""
+
+from collections.abc import Callable, Sequence
+
+DEPRECATED_FLAGS: dict[str, dict[str, str]] = {
+    "rollout": {
+        "--draws": "--samples-per-seed",
+        "--ensemble": "--temporal-ensemble-coeff",
+        "--every": "--replan-every",
+        "--execute": "--n-action-steps",
+        "--phrases": "--instructions",
+        "--way": "--variant",
+    },
+    "train": {
+        "--beginnings": "--beginning-fraction",
+        "--skip-misses": "--drop-failed-grasps",
+        "--skip-pauses": "--drop-idle-steps",
+    },
+}
+"""Script (its file name without .py) → old flag → new flag. Boolean flags need one row: --no-OLD is replaced, too."""
+
+
+def upgrade_flags(script: str, argv: Sequence[str], note: Callable[[str], object] = lambda line: None) -> list[str]:
+    """Replaces deprecated flags of a script in its command line.
+
+    Understands `--old value`, `--old=value`, `--no-old`, and underscores in place of dashes, as tyro does.
+
+    Args:
+        script: file name without .py.
+        argv: the words after the script's name.
+        note: called with one line for each flag that was replaced.
+    """
+    table, words = DEPRECATED_FLAGS.get(script, {}), list[str]()
+    for position, word in enumerate(argv):
+        if word == "--":  # only positional arguments follow
+            return words + list(argv[position:])
+        written, equals, value = word.partition("=")
+        flag = written.replace("_", "-")
+        if flag in table:
+            new = table[flag]
+        elif flag.startswith("--no-") and (positive := f"--{flag.removeprefix('--no-')}") in table:
+            new = f"--no-{table[positive].removeprefix('--')}"
+        else:
+            words.append(word)
+            continue
+        note(f"note: {written} is now called {new}; the old name will be removed in the next version")
+        words.append(new + equals + value)
+    return words
