@@ -60,7 +60,7 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
     atexit.register(_leave, stopped)  # the first one registered is called last
     _catch_signals()
     try:
-        argv = upgrade_flags(Path(sys.argv[0]).stem.removeprefix("bimanual-"), sys.argv[1:], _note)
+        argv = upgrade_flags(_script_name(), sys.argv[1:], _note)
         args: Any = tyro.cli(parse, args=argv) if isinstance(parse, type) else parse(argv)
         code = main(args)
         sys.stdout.flush()
@@ -80,6 +80,11 @@ def run(main: Callable[[Args], int | None], parse: type[Args] | Callable[[list[s
     finally:
         end_workers()
         terminal.let_go()
+
+
+def _script_name() -> str:
+    """File name without .py of the script that runs, also where it runs as a command of the installed package."""
+    return Path(sys.argv[0]).stem.removeprefix("bimanual-").replace("-", "_")
 
 
 def _note(line: str) -> None:
