@@ -9,7 +9,7 @@ from act.errors import ConfigError
 from demos.spec import EpisodeError
 from envs import EnvError
 
-FOR_THE_USER = (ConfigError, EpisodeError, EnvError)
+FOR_THE_USER: tuple[type[Exception], ...] = (ConfigError, EpisodeError, EnvError)
 
 
 def says(message: object, *parts: object) -> bool:
@@ -25,9 +25,9 @@ def has(message: object, *parts: object) -> bool:
     return all(re.search(_as_words(str(part)), str(message), re.IGNORECASE) for part in parts)
 
 
-def refusal(act: Callable[[], object]) -> str:
-    """The one line with which something is refused."""
-    with pytest.raises(FOR_THE_USER) as caught:
+def refusal(act: Callable[[], object], *kinds: type[Exception]) -> str:
+    """The one line with which something is refused, as a mistake that the user can mend, or as one of these kinds."""
+    with pytest.raises(kinds or FOR_THE_USER) as caught:
         act()
     line = str(caught.value)
     assert line

@@ -13,17 +13,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from messages import refusal, says
 from tiny import BLIND, SPEC, write_episodes
 
 from act.agent import PolicyAgent
 from act.chunking import RecedingHorizon
 from act.dataset import ChunkDataset
-from act.errors import ConfigError
 from act.policies import ACTPolicy
 from act.run_folder import RunFolder
 from act.train import Trainer
 from act.train_config import TrainConfig
-from envs import EnvError, display, gl
+from envs import display, gl
 from scripts.common import _line_for_user
 
 PICTURES = (
@@ -62,63 +62,51 @@ def test_only_linux_is_told_to_render_off_screen(unset, monkeypatch, system, cho
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "line"),
+    ("value", "parts"),
     [
-        ("MUJOCO_GL", "foo", "MUJOCO_GL=foo names nothing to render with; unset it, or use egl or osmesa or glfw"),
-        ("MUJOCO_GL", "cgl", "MUJOCO_GL=cgl names nothing to render with; unset it, or use egl or osmesa or glfw"),
-        (
-            "MUJOCO_GL",
-            "off",
-            "MUJOCO_GL=off switches rendering off, and pictures are asked for; unset it, or use egl or osmesa or glfw",
-        ),
-        (
-            "MUJOCO_GL",
-            "glfw",
-            "MUJOCO_GL=glfw cannot be used here: DISPLAY is not set; unset it, or use egl or osmesa",
-        ),
+        ("foo", ["egl", "osmesa", "glfw"]),
+        ("cgl", ["egl", "osmesa", "glfw"]),
+        ("off", ["rendering off", "egl", "osmesa", "glfw"]),
+        ("glfw", ["DISPLAY", "egl", "osmesa"]),
     ],
 )
-def test_a_library_that_cannot_be_is_one_line(unset, monkeypatch, variable, value, line):
+def test_a_library_that_cannot_be_is_one_line(unset, monkeypatch, value, parts):
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(EnvError) as caught:
-        gym.make("BimanualTransferCube-v0", cameras=("top",))
-    assert str(caught.value) == line
+    monkeypatch.setenv("MUJOCO_GL", value)
+    line = refusal(lambda: gym.make("BimanualTransferCube-v0", cameras=("top",)))
+    assert says(line, f"MUJOCO_GL={value}", "unset", *parts)
     gym.make("BimanualTransferCube-v0").reset(seed=0)
 
 
 def test_a_library_that_is_not_there_is_one_line(unset, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.setattr(gl, "_refusal", AttributeError("'NoneType' object has no attribute 'glGetError'"))
-    with pytest.raises(EnvError, match=r"^MUJOCO_GL=osmesa needs the library OSMesa.*; unset it, or use egl or glfw$"):
-        gl.check_gl()
+    assert says(refusal(gl.check_gl), "MUJOCO_GL=osmesa", "OSMesa", "unset", "egl", "glfw")
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(EnvError, match=r"^there is no display, and EGL cannot be used here \(.*; install .*libegl1"):
-        gl.check_gl()
+    assert says(refusal(gl.check_gl), "display", "EGL", "install", "libegl1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="EGL and X are Linux's")
 @pytest.mark.parametrize(
-    ("environment", "line"),
+    ("environment", "parts"),
     [
-        ({"MUJOCO_GL": "foo"}, "MUJOCO_GL=foo names nothing"),
-        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "glx"}, "PYOPENGL_PLATFORM=glx does not go with MUJOCO_GL=egl"),
-        ({"MUJOCO_EGL_DEVICE_ID": "500"}, "MUJOCO_EGL_DEVICE_ID=500 cannot be used: the EGL devices of this machine "),
-        ({"MUJOCO_EGL_DEVICE_ID": "gpu"}, "MUJOCO_EGL_DEVICE_ID=gpu cannot be used: it must be a number, as 0; unset"),
+        ({"MUJOCO_GL": "foo"}, ["egl"]),
+        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "glx"}, []),
+        ({"MUJOCO_EGL_DEVICE_ID": "500"}, ["EGL devices"]),
+        ({"MUJOCO_EGL_DEVICE_ID": "gpu"}, ["number", "unset"]),
     ],
 )
-def test_physics_need_no_gl_and_pictures_say_what_is_wrong(environment, line):
+def test_physics_need_no_gl_and_pictures_say_what_is_wrong(environment, parts):
     out, err = drawn(**environment)
-    assert out.startswith(line)
+    assert says(out, *(f"{name}={value}" for name, value in environment.items()), *parts)
     assert (out.count("\n"), err) == (1, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="EGL and X are Linux's")
 def test_a_display_that_is_gone_does_not_keep_egl_away():
-    assert drawn(DISPLAY=":987") == (
-        "True\n",
-        "no X server answers at DISPLAY=:987: rendering off-screen through EGL instead\n",
-    )
+    out, err = drawn(DISPLAY=":987")
+    assert (out, err.count("\n")) == ("True\n", 1)
+    assert says(err, "DISPLAY=:987", "EGL")
 
 
 @pytest.fixture
@@ -156,8 +144,7 @@ def test_a_picture_that_no_library_can_draw_is_one_line(monkeypatch):
 
     monkeypatch.setattr(gl.mujoco, "Renderer", refuse)
     env = gym.make("BimanualTransferCube-v0", cameras=("top",), height=8, width=8)
-    with pytest.raises(EnvError, match=r"^pictures of 8 × 8 cannot be rendered here: Offscreen .* complete, error 0x"):
-        env.reset(seed=0)
+    assert says(refusal(lambda: env.reset(seed=0)), "8 × 8", "Offscreen framebuffer is not complete", "error 0x8cdd")
 
 
 def run_in(code: str, environment: dict[str, str] | None = None, shell: str = '"$@"') -> subprocess.CompletedProcess:
@@ -203,10 +190,10 @@ def test_a_terminal_without_some_letters_gets_others(environment):
 @pytest.mark.parametrize(
     ("shell", "code", "told"),
     [
-        ('"$@" >/dev/full', 2, "error: output: no space left on the device; make room and run the same command again"),
-        ('"$@" 2>/dev/full', 0, ""),
-        ('"$@" >&-', 0, ""),
-        ('"$@" 2>&- >&- <&-', 0, ""),
+        ('"$@" >/dev/full', 2, ["error: output", "no space left on the device"]),
+        ('"$@" 2>/dev/full', 0, []),
+        ('"$@" >&-', 0, []),
+        ('"$@" 2>&- >&- <&-', 0, []),
     ],
 )
 def test_a_terminal_that_is_full_or_closed(tmp_path, shell, code, told):
@@ -216,8 +203,8 @@ def test_a_terminal_that_is_full_or_closed(tmp_path, shell, code, told):
     assert done.returncode == code
     assert file.read_text() == "whole"
     lines = done.stderr.decode().replace("\r", "\n").splitlines()
-    assert "Traceback" not in lines
-    assert not told or lines[-1] == told
+    assert not any("Traceback" in line for line in lines)
+    assert says(lines[-1] if told else "", *told)
 
 
 def test_a_home_that_cannot_be_written_is_not_lamented(tmp_path):
@@ -229,13 +216,14 @@ def test_a_home_that_cannot_be_written_is_not_lamented(tmp_path):
 
 
 def test_the_machine_s_refusals_are_one_line():
-    for error, line in (
-        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: permission denied; name another place, or"),
-        (OSError(errno.EIO, "Input/output error"), "output: input/output error; name another place, or mend it"),
-        (MemoryError(), "out of memory (it gave no more); use less at a time"),
-        (torch.OutOfMemoryError("CUDA out of memory.\nlong"), "out of memory (CUDA out of memory.); use less at a"),
+    for error, *parts in (
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b", "permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "output", "input/output error"),
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nlong"), "out of memory", "CUDA out of memory"),
     ):
-        assert _line_for_user(error).startswith(line)
+        assert says(_line_for_user(error), *parts)
+        assert "\n" not in _line_for_user(error)
     assert _line_for_user(RuntimeError("a bug")) == ""
 
 
@@ -272,13 +260,9 @@ def test_a_step_that_memory_is_too_small_for_names_what_would_take_less(trainer,
         return forward(batch)
 
     monkeypatch.setattr(trainer.policy, "forward", refuse)
-    with pytest.raises(ConfigError) as caught:
-        trainer.run()
-    kept = "nothing was saved yet" if step == 1 else f"{trainer.folder.last} is whole"
-    assert str(caught.value) == (
-        "out of memory: cpu has too little for a step of --batch-size 4 with --accumulate 1; --accumulate 2 takes the "
-        f"same step in smaller parts, or a smaller --batch-size would help; {kept}"
-    )
+    kept = "nothing was saved" if step == 1 else trainer.folder.last
+    parts = ("out of memory", "cpu", "--batch-size 4", "--accumulate 1", "--accumulate 2", kept)
+    assert says(refusal(trainer.run), *parts)
     assert trainer.folder.last.exists() == (step > 1)
 
 
@@ -301,5 +285,5 @@ def test_an_answer_that_memory_is_too_small_for_names_the_environments(monkeypat
 
     monkeypatch.setattr(agent, "_answer", refuse)
     agent.reset([0, 1], {})
-    with pytest.raises(ConfigError, match=r"^out of memory: cpu has too little for 2 environments at once; lower --n"):
-        agent({"qpos": np.zeros((2, 14), np.float32), "env_state": np.zeros((2, 7), np.float32)})
+    observation = {"qpos": np.zeros((2, 14), np.float32), "env_state": np.zeros((2, 7), np.float32)}
+    assert says(refusal(lambda: agent(observation)), "out of memory", "cpu", "2 environments", "--num-envs")
