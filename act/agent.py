@@ -50,7 +50,7 @@ class PolicyAgent:
         self.latencies: list[float] = []
         self._device = next(policy.parameters()).device
         self._dtype = dtype
-        self._sample = sample if policy.chance_dim else "mean"
+        self._sample = sample if policy.noise_dim else "mean"
         self.instruct, self._instruction = instruct, None
         self._warm = False
         self._answer = policy.predict
@@ -79,13 +79,13 @@ class PolicyAgent:
 
     def _told(self, seeds: Sequence[int]) -> torch.Tensor | None:
         """(N, text_dim)"""
-        if self.policy.sentences is None:
+        if self.policy.instruction_encoder is None:
             return None
-        return self.policy.sentences([self.instruct(seed) for seed in seeds])
+        return self.policy.instruction_encoder([self.instruct(seed) for seed in seeds])
 
     def _drawn(self) -> torch.Tensor:
-        """(N, chance_dim) standard normal numbers, a row from each episode's own stream."""
-        rows = [chance.standard_normal(self.policy.chance_dim, np.float32) for chance in self._chances]
+        """(N, noise_dim) standard normal numbers, a row from each episode's own stream."""
+        rows = [chance.standard_normal(self.policy.noise_dim, np.float32) for chance in self._chances]
         return torch.from_numpy(np.stack(rows)).to(self._device)
 
     def _predict(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -23,7 +23,7 @@ import torch
 
 from act.device import pick_device
 from act.errors import ConfigError
-from act.language import Sentences
+from act.language import InstructionEncoder
 from act.policies import POLICIES, make_policy, policy_name
 from act.policies.base import Policy
 from act.run_folder import find_checkpoint
@@ -45,7 +45,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         "policy_config": asdict(config),
         "spec": policy.spec.to_dict(),
         "demonstrated_steps": policy.demonstrated_steps,
-        "sentences": None if policy.sentences is None else policy.sentences.to_dict(),
+        "sentences": None if policy.instruction_encoder is None else policy.instruction_encoder.to_dict(),
     }
 
 
@@ -135,16 +135,16 @@ def load_policy(
         policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
         policy.load_state_dict(weights)
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
-        if policy.sentences is not None:
-            stored = contents.get("sentences") or policy.sentences.to_dict()
-            policy.sentences = Sentences.from_checkpoint(stored)
+        if policy.instruction_encoder is not None:
+            stored = contents.get("sentences") or policy.instruction_encoder.to_dict()
+            policy.instruction_encoder = InstructionEncoder.from_checkpoint(stored)
     except Exception as error:  # unknown settings or values, or weights of other names and shapes
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{path} does not fit this version ({reason}); use the version that wrote it") from error
     if text_encoder is not None:
-        if policy.sentences is None:
+        if policy.instruction_encoder is None:
             raise ConfigError(f"{path} takes no instructions; leave --text-encoder out")
-        policy.sentences.trust(text_encoder)
+        policy.instruction_encoder.trust(text_encoder)
     if wrong := [name for name, value in policy.state_dict().items() if not torch.isfinite(value).all()]:
         raise ConfigError(f"{path}: weights {wrong[0]} are NaN or infinite; use another checkpoint of its run")
     return policy.to(device).eval()

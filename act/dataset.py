@@ -27,7 +27,7 @@ from tqdm import tqdm
 from act.device import free_memory
 from act.errors import ConfigError
 from act.keyframes import keyframes
-from act.language import Sentences
+from act.language import InstructionEncoder
 from act.policies.base import Batch, Observation, Policy
 from act.reading import read_ahead
 from act.sampling import ShuffledStarts, balance_tasks, oversample_beginnings
@@ -113,7 +113,7 @@ class ChunkDataset:
         self.keyframe = self._on_time_line(told)  # (S, K)
         self.env_state = self._joined("env_state") if self.spec.env_state_dim else None  # (S, E)
         self.frames: dict[str, Tensor] | None = None  # camera → (S, H, W, 3) uint8, once cached
-        self.instructions: Tensor | None = None  # (N, text_dim) what `sentences` mean, once embedded
+        self.instructions: Tensor | None = None  # (N, text_dim), `sentences` embedded, once embedded
         self.features: dict[str, Tensor] = {}  # camera → (S, F) float16, once encoded; in place of its frames
 
         lengths = torch.tensor([len(kept) for kept in self._kept])
@@ -162,15 +162,15 @@ class ChunkDataset:
             phrasing.append(own[np.random.default_rng(episode.seed or 0).integers(len(own), size=len(kept))])
         self._phrasing = torch.from_numpy(np.concatenate(phrasing))  # (S,) into `sentences`
 
-    def embed(self, sentences: Sentences, fit: bool = True) -> None:
-        """Turns what the episodes tell into numbers, which batches then have.
+    def embed(self, encoder: InstructionEncoder, fit: bool = True) -> None:
+        """Embeds the episodes' instructions; batches then have them.
 
-        That an episode's phrasings mean the same is what `sentences` are fitted to, unless not `fit`: then they stay
-        as another run fitted them.
+        `fit`: fit the encoder to the phrasings first, those of one episode mean the same. Otherwise it stays as another
+        run fitted it.
         """
         if fit:
-            sentences.fit([episode.instructions for episode in self.episodes])
-        self.instructions = sentences(self.sentences)  # (N, text_dim)
+            encoder.fit([episode.instructions for episode in self.episodes])
+        self.instructions = encoder(self.sentences)  # (N, text_dim)
 
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""

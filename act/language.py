@@ -69,8 +69,8 @@ def text_encoder(name: str) -> TextEncoder:
         raise ConfigError(f"unknown text encoder {name!r} ({error}); choose minilm or name module:function") from error
 
 
-class Sentences:
-    """Sentences as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
+class InstructionEncoder:
+    """InstructionEncoder as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
 
     Args:
         encoder: the name of the text encoder, which runs when a sentence is new: the user must have chosen it. For what

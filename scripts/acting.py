@@ -42,7 +42,7 @@ def request_for(settings: AgentSettings, policy: "Policy", task: str) -> Request
     variants = SEEN.get(task, {"": ()})
     if settings.variant is not None and settings.variant not in variants:
         raise ConfigError(f"unknown variant {settings.variant!r} of {short_name(task)}; known: {', '.join(variants)}")
-    if policy.sentences is None:
+    if policy.instruction_encoder is None:
         if settings.instruction is not None or settings.variant is not None:
             raise ConfigError("the policy takes no instructions; train one with --text-encoder minilm")
         return Request(lambda seed: "", lambda seed: None)

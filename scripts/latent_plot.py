@@ -60,11 +60,10 @@ def main(args: Args) -> None:
 
     import torch
 
-    from act.between import repeated
     from act.checkpoint import load_policy
 
     policy = load_policy(checkpoint, "cpu", text_encoder=args.text_encoder)
-    if not policy.chance_dim:
+    if not policy.noise_dim:
         raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
     if not kinematics.knows(policy.spec.joint_names):
         raise ConfigError("the tools' places are known of ALOHA's joints alone, and these episodes have others")
@@ -79,8 +78,8 @@ def main(args: Args) -> None:
         start = observation.qpos.numpy()
         shown.append(travel(start, episode.action[None, args.step : args.step + policy.chunk_size]))
         with torch.inference_mode():
-            chance = torch.randn(args.draws, policy.chance_dim)
-            drawn.append(travel(start, policy.predict(repeated(observation, 0, args.draws), chance).numpy()))
+            chance = torch.randn(args.draws, policy.noise_dim)
+            drawn.append(travel(start, policy.predict(observation.repeat(0, args.draws), chance).numpy()))
             mean.append(travel(start, policy.predict(observation).numpy()))
     groups = {"drawn": np.concatenate(drawn), "mean of the prior": np.concatenate(mean), "shown": np.concatenate(shown)}
     plot(groups, policy.chunk_size, args.png)
@@ -109,11 +108,11 @@ def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
 
 def told(policy: "Policy", episode: Episode, n: int) -> "Tensor | None":
     """What the episode's first phrasing says to a policy that is told what to do, (n, text_dim)."""
-    if policy.sentences is None:
+    if policy.instruction_encoder is None:
         return None
     if not episode.instructions:
         raise ConfigError(f"{episode.path} does not tell what was to be done, which the policy must be told")
-    return policy.sentences(episode.instructions[:1]).expand(n, -1)
+    return policy.instruction_encoder(episode.instructions[:1]).expand(n, -1)
 
 
 def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:

@@ -146,8 +146,8 @@ def roll_out(
     that they are told."""
     if not seeds:
         return
-    if agent.policy.sentences is not None:
-        agent.policy.sentences([agent.instruct(seed) for seed in seeds])  # an encoder that fails does so now
+    if agent.policy.instruction_encoder is not None:
+        agent.policy.instruction_encoder([agent.instruct(seed) for seed in seeds])  # an encoder that fails does so now
     seeds = [seed for seed in seeds for _ in range(args.samples_per_seed)]
     waves = max(1, args.num_envs // args.samples_per_seed) * args.samples_per_seed  # all draws of a seed in one of them
     render_mode = "rgb_array" if films else None

@@ -123,10 +123,10 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
     policy = load_policy(checkpoint, torch.device("cpu"), text_encoder=args.text_encoder)
     [task] = tasks_of(args.checkpoint, policy.spec, args.task)
     words = args.instruction or None
-    if policy.sentences is None:
+    if policy.instruction_encoder is None:
         words = None  # they are for the page and the files
     else:
-        policy.sentences.check(
+        policy.instruction_encoder.check(
             [words] if words else [text for way in SEEN.get(task, ()) for text in phrasings(task, way)]
         )
     # Without ensembling: where a person gives the arms back, old chunks count no longer.

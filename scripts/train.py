@@ -46,7 +46,7 @@ from scripts.wandb_run import Mode, mode_from
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.distributed import World
-    from act.language import Sentences
+    from act.language import InstructionEncoder
     from act.policies import Policy
 
 SELECTION_SEEDS = 50_000
@@ -209,9 +209,9 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     init = None if folder.last.exists() else args.init
     policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists() and init is None)
-    if policy.sentences is not None:
-        policy.sentences = _sentences(args, folder)
-        dataset.embed(policy.sentences, fit=args.init is None)
+    if policy.instruction_encoder is not None:
+        policy.instruction_encoder = _instruction_encoder(args, folder)
+        dataset.embed(policy.instruction_encoder, fit=args.init is None)
     policy.normalizer.fit(dataset.stats())
     policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.drop_idle_steps
     if init is not None:
@@ -287,16 +287,16 @@ def _too_large_a_cache(size: int, cache: str, device: str) -> str:
     return f"--cache {cache} keeps {size / 1e9:.2f} GB of frames, and what is made of them; {instead} would help"
 
 
-def _sentences(args: Args, folder: RunFolder) -> "Sentences":
+def _instruction_encoder(args: Args, folder: RunFolder) -> "InstructionEncoder":
     """What embeds the instructions; where a run continues, with the vectors of its last checkpoint. An encoder that
     only the run folder names does not run."""
     from act.checkpoint import read_checkpoint
-    from act.language import Sentences
+    from act.language import InstructionEncoder
 
     config = args.policy
     source = folder.last if args.resume and folder.last.exists() else args.init
     stored = None if source is None else read_checkpoint(find_checkpoint(source)).get("sentences")
-    sentences = Sentences.from_checkpoint(stored or {"encoder": config.text_encoder, "dim": config.text_dim})
+    sentences = InstructionEncoder.from_checkpoint(stored or {"encoder": config.text_encoder, "dim": config.text_dim})
     if args.named_encoder:
         sentences.trust(args.named_encoder)
     return sentences
@@ -314,8 +314,8 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
     settings, [task] = AgentSettings(), policy.spec.env_ids  # as scripts/rollout.py by default
     request = request_for(settings, policy, task)
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
-    if policy.sentences is not None:
-        policy.sentences([request.instruction(seed) for seed in seeds])  # an encoder that fails does so now
+    if policy.instruction_encoder is not None:
+        policy.instruction_encoder([request.instruction(seed) for seed in seeds])  # an encoder that fails does so now
     venv = envs_for(settings, policy, task, min(args.num_envs, args.eval_episodes))
     stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
 

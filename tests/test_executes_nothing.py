@@ -20,7 +20,7 @@ import scripts.train
 import scripts.view
 from act.checkpoint import load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
-from act.language import Sentences
+from act.language import InstructionEncoder
 from demos.episode import Episode
 from demos.phrases import instruction_for
 from demos.replay import replay
@@ -72,10 +72,10 @@ def main(script, line: str, *words: str):
 
 def test_known_sentences_need_no_encoder_and_new_ones_do_not_start_it(checkpoint, mark):
     policy = load_policy(checkpoint, "cpu")
-    assert policy.sentences is not None
-    assert policy.sentences(["cab", None]).tolist() == [[1] * 8, [0] * 8]
+    assert policy.instruction_encoder is not None
+    assert policy.instruction_encoder(["cab", None]).tolist() == [[1] * 8, [0] * 8]
     with pytest.raises(ConfigError, match=NEW):
-        policy.sentences(["abc", "dab a cab"])
+        policy.instruction_encoder(["abc", "dab a cab"])
     assert not mark.exists()
     trusted = load_policy(checkpoint, "cpu", text_encoder=ENCODER).sentences
     assert trusted is not None
@@ -88,9 +88,9 @@ def test_known_sentences_need_no_encoder_and_new_ones_do_not_start_it(checkpoint
 )
 def test_nor_does_a_checkpoint_that_keeps_no_sentences(checkpoint, mark, stored):
     policy = load_policy(change(checkpoint, sentences=stored), "cpu")
-    assert policy.sentences is not None
+    assert policy.instruction_encoder is not None
     with pytest.raises(ConfigError, match="'abc' is new to the policy"):
-        policy.sentences(["abc"])
+        policy.instruction_encoder(["abc"])
     assert not mark.exists()
 
 
@@ -105,7 +105,7 @@ def test_an_encoder_of_another_name_is_refused(checkpoint, mark, tmp_path):
 
 
 def test_a_flag_that_is_told_can_be_pasted_into_a_shell():
-    sentences = Sentences.from_checkpoint({"encoder": "a:b; rm -rf ~", "dim": 8})
+    sentences = InstructionEncoder.from_checkpoint({"encoder": "a:b; rm -rf ~", "dim": 8})
     with pytest.raises(ConfigError, match=r"--text-encoder 'a:b; rm -rf ~'$"):
         sentences(["go"])
 

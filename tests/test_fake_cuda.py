@@ -129,8 +129,8 @@ def test_a_policy_stays_on_its_device(gpu, config, dtype):
         losses = policy.train()(learn_from(policy))
         with torch.inference_mode():
             answers = [policy.eval().predict(observe(policy), memory={})]
-            if policy.chance_dim:
-                answers.append(policy.predict(observe(policy), torch.randn(2, policy.chance_dim, device=CUDA)))
+            if policy.noise_dim:
+                answers.append(policy.predict(observe(policy), torch.randn(2, policy.noise_dim, device=CUDA)))
             answers += [*policy.keypoints(observe(policy)).values(), *policy.attention(observe(policy)).values()]
             if (latent := policy.latent(learn_from(policy))) is not None:
                 answers.append(latent)

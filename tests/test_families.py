@@ -31,7 +31,7 @@ def test_every_parameter_learns_and_answers_are_finite(name, base):
     unused = [key for key, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert unused == []
     policy.eval()
-    for chance in (None, torch.randn(4, policy.chance_dim)):
+    for chance in (None, torch.randn(4, policy.noise_dim)):
         answer = policy.predict(batch.observation, chance)
         assert answer.shape == (4, 6, 14)
         assert answer.isfinite().all()
@@ -40,7 +40,7 @@ def test_every_parameter_learns_and_answers_are_finite(name, base):
 @pytest.mark.parametrize("name", POLICIES)
 def test_an_answer_depends_on_its_own_observation_and_chance_alone(name):
     policy, batch = make_tiny(name).eval(), make_batch(4)
-    chance, poses = torch.randn(4, policy.chance_dim), batch.observation.env_state
+    chance, poses = torch.randn(4, policy.noise_dim), batch.observation.env_state
     assert poses is not None
     together = policy.predict(batch.observation, chance)
     for i in range(4):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import BLIND, SPEC, TINY, family, write_episodes
 
-from act.between import between, great_circle, repeated
 from act.dataset import ChunkDataset
+from act.interpolation import interpolate, slerp
 from act.policies import POLICIES, ACTPolicy, Policy, make_policy
 from demos.attributes import write_attributes
 from demos.episode import Episode, find_episodes
@@ -105,15 +105,15 @@ def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
     batch = ChunkDataset(folder, K, cameras=(), val_fraction=0).gather(torch.tensor([0, 70]))
     codes = policy.latent(batch)
     assert codes is not None
-    seen, shares = repeated(batch.observation, 0, 3), torch.tensor([0.0, 0.5, 1.0])
-    chunks = between(policy, seen, codes[0], codes[1], shares, drawn=False)
+    seen, shares = batch.observation.repeat(0, 3), torch.tensor([0.0, 0.5, 1.0])
+    chunks = interpolate(policy, seen, codes[0], codes[1], shares, from_noise=False)
     for i, code in ((0, codes[0]), (2, codes[1])):
-        torch.testing.assert_close(chunks[i : i + 1], policy.decode(repeated(batch.observation, 0, 1), code[None]))
+        torch.testing.assert_close(chunks[i : i + 1], policy.decode(batch.observation.repeat(0, 1), code[None]))
     assert (chunks[1] - chunks[0]).abs().max() > 0
     a, b = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
-    points = great_circle(a, 2 * b / b.norm() * a.norm() / 2, torch.linspace(0, 1, 5)[:, None])
+    points = slerp(a, 2 * b / b.norm() * a.norm() / 2, torch.linspace(0, 1, 5)[:, None])
     torch.testing.assert_close(points.norm(dim=1), a.norm().expand(5))
-    drawn = between(made("gan", folder), seen, torch.ones(4), -torch.eye(4)[0], shares, drawn=True)
+    drawn = interpolate(made("gan", folder), seen, torch.ones(4), -torch.eye(4)[0], shares, from_noise=True)
     assert drawn.shape == (3, K, 14)
 
 

@@ -84,9 +84,7 @@ def toy_policy(name: str, steps: int = 1000) -> Policy:
 def drawn(policy: Policy, turn: float, n: int = 1000) -> Tensor:
     """(n, 2) answers to one condition, turned back."""
     observation = Observation(torch.zeros(n, 2), env_state=torch.full((n, 1), turn))
-    chance = (
-        torch.randn(n, policy.chance_dim, generator=torch.Generator().manual_seed(1)) if policy.chance_dim else None
-    )
+    chance = torch.randn(n, policy.noise_dim, generator=torch.Generator().manual_seed(1)) if policy.noise_dim else None
     with torch.inference_mode():
         return _turned(policy.predict(observation, chance)[:, 0], torch.full((n,), -turn))
 
@@ -197,7 +195,7 @@ def test_a_cool_flow_draws_from_less_noise():
     policy = make_tiny("flow").eval()
     cool = make_policy(replace(policy.config, temperature=0.5), policy.spec).eval()  # pyright: ignore
     cool.load_state_dict(policy.state_dict())
-    observation, chance = make_batch(2).observation, torch.randn(2, policy.chance_dim)
+    observation, chance = make_batch(2).observation, torch.randn(2, policy.noise_dim)
     torch.testing.assert_close(cool.predict(observation, chance), policy.predict(observation, chance / 2))
 
 
@@ -229,7 +227,7 @@ def test_a_diffusion_takes_the_steps_of_diffusers():
     )
     theirs.set_timesteps(4)  # which divide the 20: elsewhere theirs steps beside its own levels
     with torch.inference_mode():
-        seen, chance = policy._look(batch.observation), torch.randn(2, policy.chance_dim)  # pyright: ignore
+        seen, chance = policy._look(batch.observation), torch.randn(2, policy.noise_dim)  # pyright: ignore
         x = chance.view(2, 6, -1)
         for t in theirs.timesteps:
             told = policy._denoise(x, torch.full((2,), t / 20), seen, seen.keyframe)  # pyright: ignore

@@ -16,7 +16,7 @@ from act.checkpoint import describe, load_policy, to_bytes
 from act.chunking import OpenLoop
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
-from act.language import MiniLM, Sentences
+from act.language import InstructionEncoder, MiniLM
 from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from act.policies.vision import Keypoints
 from act.presets import PRESETS, settings
@@ -57,28 +57,28 @@ def test_a_sentence_is_embedded_once_and_remembered(monkeypatch):
     asked = []
     embed = Letters.__call__
     monkeypatch.setattr(Letters, "__call__", lambda self, texts: asked.extend(texts) or embed(self, texts))
-    sentences = Sentences("tiny:Letters", Letters.dim)
+    sentences = InstructionEncoder("tiny:Letters", Letters.dim)
     vectors = sentences(["abba", "cab", "abba"])
     assert vectors.tolist()[0] == vectors.tolist()[2] == [2, 2, 0, 0, 0, 0, 0, 0]
-    again = Sentences(**sentences.to_dict())
+    again = InstructionEncoder(**sentences.to_dict())
     assert torch.equal(again(["cab"]), vectors[1:2])
     assert asked == ["abba", "cab"]
     again(["dead"])
     assert asked == ["abba", "cab", "dead"]
     sentences.fit([["abba", "cab"], ["head"]])
     assert asked == ["abba", "cab", "dead", "head"]
-    fitted = Sentences(**sentences.to_dict())
+    fitted = InstructionEncoder(**sentences.to_dict())
     assert torch.equal(fitted(["cab", "head"]), sentences(["cab", "head"]))
     for wrong in ("oracle", "tiny:nothing", "nowhere:Letters"):
         with pytest.raises(ConfigError, match="unknown text encoder"):
-            Sentences(wrong, 8)(["a"])
+            InstructionEncoder(wrong, 8)(["a"])
     with pytest.raises(ConfigError, match="makes 8 numbers of a sentence, text_dim is 384; use --text-dim 8"):
-        Sentences("tiny:Letters", 384)(["a"])
+        InstructionEncoder("tiny:Letters", 384)(["a"])
 
 
 def test_what_sentences_of_one_meaning_do_not_share_does_not_matter():
     """Here a means one thing, b another, and c, d and e mean nothing, however often they occur."""
-    sentences = Sentences("tiny:Letters", Letters.dim)
+    sentences = InstructionEncoder("tiny:Letters", Letters.dim)
     clutter = ["", "cccc", "dddd", "eee", "ccccdddd", "ccceee"]
     one, other = (["".join((meant, what)) for what in clutter] for meant in "ab")
     before = sentences(["a", "b", "acccc"])
@@ -91,7 +91,7 @@ def test_what_sentences_of_one_meaning_do_not_share_does_not_matter():
     apart = torch.stack([sentences(same) - sentences(same).mean(0) for same in (one, other)])
     spread = apart.flatten(0, 1).square().sum(0) / (2 * (len(clutter) - 1))
     assert float(spread.max()) < 1, "what is meant by text_noise 1 is at least as much as paraphrases differ"
-    single = Sentences("tiny:Letters", Letters.dim)
+    single = InstructionEncoder("tiny:Letters", Letters.dim)
     single.fit([["abc"]])
     assert torch.isfinite(single(["abc", "h"])).all(), "a single sentence differs from nothing"
 
@@ -109,7 +109,7 @@ def test_which_hand_is_meant_stands_out():
     Of its numbers as they are, how a sentence is put weighs more than which hand is named.
     """
     ways = SEEN[GIVE_CUBE]
-    sentences = Sentences("minilm", MiniLM.dim)
+    sentences = InstructionEncoder("minilm", MiniLM.dim)
 
     def right() -> float:
         centres = torch.stack([sentences(phrasings(GIVE_CUBE, way)).mean(0) for way in ways])
@@ -136,7 +136,7 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     dataset = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
     assert dataset.spec.env_ids == ("Tiny-v0", "Other-v0")
     assert dataset.spec.env_state_dim == 0
-    sentences = Sentences("tiny:Letters", Letters.dim)
+    sentences = InstructionEncoder("tiny:Letters", Letters.dim)
     dataset.embed(sentences)
     counts = np.bincount(dataset._episode[dataset.train].numpy())
     assert counts.tolist() == [40, 40, 80]
@@ -146,7 +146,7 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     torch.testing.assert_close(first.unique(dim=0), sentences(["abc", "aabbc", "a"]).unique(dim=0))
     torch.testing.assert_close(second.unique(dim=0), sentences(["hhg"]))
     again = ChunkDataset(two_tasks, K, val_fraction=0.0, instructed=True)
-    again.embed(Sentences("tiny:Letters", Letters.dim))
+    again.embed(InstructionEncoder("tiny:Letters", Letters.dim))
     again.cache("ram", torch.device("cpu"))
     told_again = again.gather(dataset.train).observation.instruction
     assert told_again is not None
@@ -163,7 +163,7 @@ def test_where_words_decide_starts_are_often_beginnings(tmp_path):
     assert float((step < BEGINNING).float().mean()) == pytest.approx(0.3, abs=0.05)
     untold = ChunkDataset(folder, K, val_fraction=0.0)
     assert dataset.train.unique().equal(untold.train), "every start is among them"
-    dataset.embed(Sentences("tiny:Letters", Letters.dim))
+    dataset.embed(InstructionEncoder("tiny:Letters", Letters.dim))
     stats = dataset.stats()
     for name in ("qpos", "action"):
         assert all(map(torch.equal, stats[name], untold.stats()[name])), f"{name} is measured as ever"
@@ -206,7 +206,7 @@ def test_every_family_listens(name, base):
     policy(batch)["loss"].backward()
     assert [key for key, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
     policy.eval()
-    chance = torch.randn(4, policy.chance_dim)
+    chance = torch.randn(4, policy.noise_dim)
     before = policy.predict(batch.observation, chance)
     batch.observation.instruction = torch.randn(4, 8)
     assert (policy.predict(batch.observation, chance) - before).abs().max() > 1e-5
@@ -262,8 +262,8 @@ def test_the_condition_reaches_encoder_and_prior_of_the_cvae():
 def saved(config: ACTConfig, folder: Path, *known: str) -> Policy:
     torch.manual_seed(0)
     policy = make_policy(config, SPEC)
-    if policy.sentences is not None:
-        policy.sentences(known)
+    if policy.instruction_encoder is not None:
+        policy.instruction_encoder(known)
     folder.mkdir()
     (folder / "last.pt").write_bytes(to_bytes({**describe(policy), "weights": policy.state_dict(), "ema": None}))
     return load_policy(folder, "cpu")
@@ -272,10 +272,10 @@ def saved(config: ACTConfig, folder: Path, *known: str) -> Policy:
 def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_path, monkeypatch):
     policy = saved(replace(BLIND, **LISTENS), tmp_path / "run", "abc")
     monkeypatch.delattr("tiny.Letters")
-    assert policy.sentences is not None
-    assert policy.sentences(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
+    assert policy.instruction_encoder is not None
+    assert policy.instruction_encoder(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
     with pytest.raises(ConfigError, match=r"'something new' is new to the policy.*--text-encoder tiny:Letters$"):
-        policy.sentences(["something new"])
+        policy.instruction_encoder(["something new"])
     assert saved(BLIND, tmp_path / "deaf").sentences is None
 
 
@@ -284,15 +284,15 @@ def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
     heard = []
     predict = policy.predict
     policy.predict = lambda seen, *rest: heard.append(seen.instruction) or predict(seen, *rest)  # pyright: ignore
-    assert policy.sentences is not None
-    policy.sentences.trust("tiny:Letters")
-    policy.sentences.fit([["aa"], ["bb"]])
+    assert policy.instruction_encoder is not None
+    policy.instruction_encoder.trust("tiny:Letters")
+    policy.instruction_encoder.fit([["aa"], ["bb"]])
     words: dict[int, str | None] = {1: "aa", 2: None, 3: ""}
     agent = PolicyAgent(policy, OpenLoop(K), instruct=lambda seed: words[seed])
     observation = {"qpos": np.zeros((3, 14), np.float32), "env_state": np.zeros((3, 7), np.float32)}
     agent.reset([1, 2, 3], observation)
     agent(observation)
-    assert torch.equal(heard[0], policy.sentences(["aa", None, ""]))
+    assert torch.equal(heard[0], policy.instruction_encoder(["aa", None, ""]))
 
 
 def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):

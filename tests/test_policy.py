@@ -214,10 +214,10 @@ def test_free_nats_keep_the_way_in_z_at_any_price(prior: Literal["standard", "le
 
 def test_a_standard_prior_draws_around_zero():
     policy, observation = make(BLIND).eval(), make_batch().observation
-    assert policy.chance_dim == TINY.latent_dim
+    assert policy.noise_dim == TINY.latent_dim
     assert torch.equal(policy.predict(observation), policy.predict(observation, torch.zeros(3, TINY.latent_dim)))
     assert not torch.equal(policy.predict(observation), policy.predict(observation, torch.ones(3, TINY.latent_dim)))
-    assert make(replace(BLIND, use_vae=False)).chance_dim == 0
+    assert make(replace(BLIND, use_vae=False)).noise_dim == 0
 
 
 def test_state_dict_round_trip_carries_the_normaliser():

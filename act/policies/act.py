@@ -95,7 +95,7 @@ class ACTPolicy(AnsweringPolicy):
         return self._total(losses | {"kl": kl}, losses["l1"] + config.kl_weight * price)
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         return self.config.latent_dim if self.config.use_vae else 0
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ class ACTPolicy(AnsweringPolicy):
         return self._decode_code(observation, image_tokens, z, memory)
 
     @property
-    def has_codes(self) -> bool:
+    def has_latent(self) -> bool:
         return self.config.use_vae
 
     @torch.no_grad()

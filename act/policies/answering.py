@@ -60,7 +60,7 @@ class AnsweringPolicy(SeeingPolicy):
 
     @abstractmethod
     def _generate(self, observation: Observation, chance: Tensor | None, memory: dict[str, Tensor] | None) -> Tensor:
-        """A chunk (B, k, C), drawn with (B, chance_dim) standard normal numbers, or the mean or most likely one."""
+        """A chunk (B, k, C), drawn with (B, noise_dim) standard normal numbers, or the mean or most likely one."""
 
     @torch.no_grad()
     def predict(

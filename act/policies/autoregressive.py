@@ -47,7 +47,7 @@ class AutoregressivePolicy(AnsweringPolicy):
         return len(self.basis) * self.chunk_dim
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         return self.length
 
     def tokens(self, left: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from act.language import Sentences
+from act.language import InstructionEncoder
 from act.normalizer import Normalizer
 from demos.spec import EpisodeSpec
 
@@ -27,7 +27,7 @@ class Observation:
     features: dict[str, Tensor] = field(default_factory=dict)
     """camera → (B, F) float16, what `Policy.encode_frames` made of its frames before; such a camera needs no image."""
     instruction: Tensor | None = None
-    """(B, text_dim) float32, what is told to do, as `Policy.sentences` embeds it."""
+    """(B, text_dim) float32, what is told to do, as `Policy.instruction_encoder` embeds it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Observation":
         return Observation(
@@ -36,6 +36,19 @@ class Observation:
             None if self.env_state is None else self.env_state.to(device, non_blocking=non_blocking),
             {name: each.to(device, non_blocking=non_blocking) for name, each in self.features.items()},
             None if self.instruction is None else self.instruction.to(device, non_blocking=non_blocking),
+        )
+
+    def repeat(self, i: int, n: int) -> "Observation":
+        """Row i of this observation, n times, without its features."""
+
+        def rows(value: Tensor) -> Tensor:
+            return value[i : i + 1].expand(n, *value.shape[1:])
+
+        return Observation(
+            rows(self.qpos),
+            {name: rows(frame) for name, frame in self.images.items()},
+            None if self.env_state is None else rows(self.env_state),
+            instruction=None if self.instruction is None else rows(self.instruction),
         )
 
 
@@ -77,7 +90,7 @@ class Policy(nn.Module, ABC):
         uses_env_state: whether it looks at object poses.
         normalizer: buffers that are fitted once on the training split.
         demonstrated_steps: how long the longest demonstration moved, in steps; 0: not known.
-        sentences: what embeds instructions; None: it is told nothing.
+        instruction_encoder: text → vectors; None: the policy takes no instructions.
     """
 
     config: Any
@@ -87,7 +100,7 @@ class Policy(nn.Module, ABC):
     uses_env_state: bool
     normalizer: Normalizer
     demonstrated_steps: int = 0
-    sentences: Sentences | None = None
+    instruction_encoder: InstructionEncoder | None = None
 
     @property
     def horizon(self) -> int:
@@ -99,7 +112,7 @@ class Policy(nn.Module, ABC):
         """Training losses: "loss", the scalar to minimise, and its named parts, all scalars."""
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         """How many random numbers decide between several ways of going on; 0: there is only one."""
         return 0
 
@@ -110,7 +123,7 @@ class Policy(nn.Module, ABC):
         """The next k actions, (B, k, A), in physical units. Deterministic in evaluation mode.
 
         Args:
-            chance: (B, chance_dim) standard normal numbers that decide between ways; None: the mean or most likely one.
+            chance: (B, noise_dim) standard normal numbers that decide between ways; None: the mean or most likely one.
             memory: what the policy keeps for itself between two looks of the same episodes; empty at their beginning,
                 changed by every call. None: it remembers nothing.
         """
@@ -146,7 +159,7 @@ class Policy(nn.Module, ABC):
         return None
 
     @property
-    def has_codes(self) -> bool:
+    def has_latent(self) -> bool:
         """Whether `latent` and `decode` turn chunks into codes and back."""
         return False
 

@@ -30,7 +30,7 @@ class DenoisingPolicy(AnsweringPolicy):
         self._make_decoder()
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         return self.chunk_size * self.chunk_dim
 
     def _denoise(self, noisy: Tensor, level: Tensor, seen: Seen, goal: Tensor | None) -> Tensor:

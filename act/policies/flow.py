@@ -46,7 +46,7 @@ class FlowPolicy(AnsweringPolicy):
         self.flow = NSF(self.leading, d, transforms=config.transforms, passes=passes, hidden_features=width)
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         return self.chunk_size * self.chunk_dim
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

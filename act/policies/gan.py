@@ -36,7 +36,7 @@ class GANPolicy(AnsweringPolicy):
         self.critic = Critic(self.chunk_dim, self.summary_dim, config.critic_width)
 
     @property
-    def chance_dim(self) -> int:
+    def noise_dim(self) -> int:
         return self.config.latent_dim
 
     def parameter_groups(self, lr: float) -> list[dict]:

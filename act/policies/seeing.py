@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from act.errors import ConfigError
 from act.keyframes import arms_of, keyframe_dim
-from act.language import Sentences
+from act.language import InstructionEncoder
 from act.normalizer import Normalizer
 from act.policies.backbones import make_backbone
 from act.policies.base import Batch, Observation, Policy
@@ -66,7 +66,7 @@ class SeeingPolicy(Policy):
         if self.tells_keyframes:
             dims["keyframe"] = keyframe_dim(spec.joint_names)
         if config.text_encoder:
-            self.sentences = Sentences(config.text_encoder, config.text_dim)
+            self.instruction_encoder = InstructionEncoder(config.text_encoder, config.text_dim)
         self.normalizer = Normalizer(dims)
 
         self.qpos_proj = Float32Linear(n_joints, d)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from act.between import between, repeated
 from act.dataset import ChunkDataset
+from act.interpolation import interpolate
 from act.policies import Batch, Observation, Policy
 from act.policies.act import ACTPolicy
 from act.policies.autoencoder import AutoencoderPolicy
@@ -45,11 +45,11 @@ def figures(policy: Policy, trained_on: Path, held_out: Path) -> tuple[dict[str,
         ]
     )
     begin, rest = data.gather(torch.from_numpy(firsts)), data.gather(torch.from_numpy(later))
-    draws = DRAWS if policy.chance_dim else 1
+    draws = DRAWS if policy.noise_dim else 1
     drawn = draw(policy, begin.observation, draws)  # (B, n, k, J)
     distance, way = known.nearest(drawn)
     shown, _ = known.nearest(begin.action[:, None].numpy())
-    again = draw(policy, rest.observation, LATER_DRAWS if policy.chance_dim else 1)
+    again = draw(policy, rest.observation, LATER_DRAWS if policy.noise_dim else 1)
     told = {
         "begin": {
             "ways": {name: float((way == name).mean()) for name in known.ways},
@@ -102,7 +102,7 @@ def draw(policy: Policy, observation: Observation, draws: int) -> np.ndarray:
     """(B, draws, k, J), each with random numbers of its own; the only answer where nothing is drawn."""
     found = []
     for _ in range(draws):
-        chance = torch.randn(len(observation.qpos), policy.chance_dim) if policy.chance_dim else None
+        chance = torch.randn(len(observation.qpos), policy.noise_dim) if policy.noise_dim else None
         with torch.inference_mode():
             found.append(policy.predict(observation, chance))
     return torch.stack(found, dim=1).numpy()
@@ -161,8 +161,8 @@ def on_the_way(policy: Policy, batch: Batch, known: Known, ways: Sequence[str]) 
     if codes is not None:
         first, second = ([i for i, way in enumerate(ways) if way == name] for name in (*known.ways, "")[:2])
         pairs = [(i, codes[i], codes[j]) for i, j in zip(first, second, strict=False)]
-    elif policy.chance_dim:
-        chances = torch.randn(DRAWS, len(ways), policy.chance_dim)
+    elif policy.noise_dim:
+        chances = torch.randn(DRAWS, len(ways), policy.noise_dim)
         with torch.inference_mode():
             drawn = torch.stack([policy.predict(batch.observation, chance) for chance in chances], dim=1).numpy()
         _, way = known.nearest(drawn)
@@ -175,7 +175,7 @@ def on_the_way(policy: Policy, batch: Batch, known: Known, ways: Sequence[str]) 
     shares = torch.linspace(0, 1, BETWEEN)
     distances = []
     for i, a, b in pairs:
-        chunks = between(policy, repeated(batch.observation, i, BETWEEN), a, b, shares, drawn=codes is None)
+        chunks = interpolate(policy, batch.observation.repeat(i, BETWEEN), a, b, shares, from_noise=codes is None)
         distances.append(known.nearest(chunks[None].numpy())[0][0])
     profile = np.mean(distances, axis=0)
     return {"pairs": len(pairs), "profile_cm": profile.tolist(), "worst_cm": float(np.max(distances, axis=1).mean())}

@@ -27,8 +27,8 @@ def main(run: Path, out: Path, steps: int) -> None:
 
     def seen(n: int) -> Batch:
         batch = make_batch(policy.spec, policy.chunk_size, n, device)
-        if policy.sentences is not None:
-            batch.observation.instruction = torch.randn(n, policy.sentences.dim)
+        if policy.instruction_encoder is not None:
+            batch.observation.instruction = torch.randn(n, policy.instruction_encoder.dim)
         return batch
 
     batch = seen(SAMPLES)
@@ -36,7 +36,7 @@ def main(run: Path, out: Path, steps: int) -> None:
     told = {}
     for n in (1, 8):
         observation = seen(n).observation
-        chance = torch.randn(n, policy.chance_dim) if policy.chance_dim else None
+        chance = torch.randn(n, policy.noise_dim) if policy.noise_dim else None
         with torch.inference_mode():
             told[f"latency_ms_{n}"] = 1e3 * timed(partial(policy.predict, observation, chance), steps, device)
     for camera, frames in list(batch.observation.images.items()):

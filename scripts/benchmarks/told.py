@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from act.language import Sentences
+from act.language import InstructionEncoder
 from act.presets import TOLD
 from demos.phrases import SEEN, UNSEEN, phrasings, sample_phrasings
 from envs import TASKS
@@ -199,7 +199,7 @@ def cosines(path: Path, encoder: str = "minilm", dim: int = 384) -> None:
     of those of every two tasks and ways, and of one and its paraphrases."""
     ways = [(task, env_id, way) for task, env_id in TASKS.items() for way in SEEN[env_id]]
     names = [f"{task} {way}".strip().replace("_", " ") for task, _, way in ways]
-    embedded, fitted = Sentences(encoder, dim), Sentences(encoder, dim)
+    embedded, fitted = InstructionEncoder(encoder, dim), InstructionEncoder(encoder, dim)
     fitted.fit([sample_phrasings(env_id, way, seed) for _, env_id, way in ways for seed in range(10)])
     figure = Figure(figsize=(11, 11), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)

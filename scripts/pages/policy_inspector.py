@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
-from act.between import between, repeated
+from act.interpolation import interpolate
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
 from scripts.latent_plot import told
@@ -45,8 +45,8 @@ class PolicyInspector:
 
     def __init__(self, policy: Policy, always_told: bool = True):
         self.policy, self.always_told = policy, always_told
-        self.draws = torch.randn(DRAWS, policy.chance_dim, generator=torch.Generator().manual_seed(0))
-        """(DRAWS, chance_dim): always the same, so that a fan changes only with what is seen."""
+        self.draws = torch.randn(DRAWS, policy.noise_dim, generator=torch.Generator().manual_seed(0))
+        """(DRAWS, noise_dim): always the same, so that a fan changes only with what is seen."""
 
     def predict(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> np.ndarray:
         """The chunk that it would execute at step t, (k, J); `seen` are the pictures then."""
@@ -55,7 +55,7 @@ class PolicyInspector:
 
     def drawn(self, episode: Episode, t: int, seen: dict[str, np.ndarray], n: int) -> np.ndarray:
         """The first n of its draws at step t, (n, k, J)."""
-        observation = repeated(self._observation(episode, t, seen), 0, n)
+        observation = self._observation(episode, t, seen).repeat(0, n)
         with torch.inference_mode():
             return self.policy.predict(observation, self.draws[:n]).numpy()
 
@@ -67,7 +67,7 @@ class PolicyInspector:
         drawn = not isinstance(ends, Episode)
         a, b = (self.draws[i] for i in ends) if isinstance(ends, tuple) else (self._code(e, t) for e in (episode, ends))
         observation = self._observation(episode, t, seen)
-        return between(self.policy, observation, a, b, torch.tensor([share]), drawn)[0].numpy()
+        return interpolate(self.policy, observation, a, b, torch.tensor([share]), drawn)[0].numpy()
 
     def _code(self, episode: Episode, t: int) -> torch.Tensor:
         """Of what is demonstrated from step t on, (D,)."""
@@ -103,9 +103,9 @@ class PolicyInspector:
 
     def _told(self, episode: Episode, n: int) -> torch.Tensor | None:
         """What the episode's instruction is to the policy, (n, text_dim)."""
-        if self.policy.sentences is None or self.always_told or episode.instructions:
+        if self.policy.instruction_encoder is None or self.always_told or episode.instructions:
             return told(self.policy, episode, n)
-        return self.policy.sentences([None]).expand(n, -1)
+        return self.policy.instruction_encoder([None]).expand(n, -1)
 
     def _observation(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> Observation:
         poses = episode.env_state

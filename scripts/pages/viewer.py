@@ -89,10 +89,10 @@ class ViewerPage:
             self._stages = gui.add_uplot(**self._stage_plot(), height=120, visible=self.episode.reward is not None)
         self._draws = self._share = self._from = self._to = self._ways = None
         policy = None if self.inspector is None else self.inspector.policy
-        if policy is not None and policy.chance_dim:
+        if policy is not None and policy.noise_dim:
             with gui.add_folder("Ways of going on"):
                 self._draws = gui.add_slider("Draws", min=0, max=DRAWS, step=1, initial_value=DRAWS // 2)
-                if policy.has_codes:
+                if policy.has_latent:
                     names = [source.label for source in self.sources]
                     self._to = gui.add_dropdown("Towards", names, initial_value=names[min(1, len(names) - 1)])
                 else:
