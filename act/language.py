@@ -70,7 +70,7 @@ def text_encoder(name: str) -> TextEncoder:
 
 
 class InstructionEncoder:
-    """InstructionEncoder as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
+    """Sentences as vectors in which what is meant stands out. One that is new is embedded as it is asked for.
 
     Args:
         encoder: the name of the text encoder, which runs when a sentence is new: the user must have chosen it. For what

@@ -77,7 +77,7 @@ def test_known_sentences_need_no_encoder_and_new_ones_do_not_start_it(checkpoint
     with pytest.raises(ConfigError, match=NEW):
         policy.instruction_encoder(["abc", "dab a cab"])
     assert not mark.exists()
-    trusted = load_policy(checkpoint, "cpu", text_encoder=ENCODER).sentences
+    trusted = load_policy(checkpoint, "cpu", text_encoder=ENCODER).instruction_encoder
     assert trusted is not None
     assert trusted(["dab a cab"]).tolist() == [[3, 2, 1, 1, 0, 0, 0, 0]]
     assert mark.exists()

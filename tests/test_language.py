@@ -276,7 +276,7 @@ def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_p
     assert policy.instruction_encoder(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
     with pytest.raises(ConfigError, match=r"'something new' is new to the policy.*--text-encoder tiny:Letters$"):
         policy.instruction_encoder(["something new"])
-    assert saved(BLIND, tmp_path / "deaf").sentences is None
+    assert saved(BLIND, tmp_path / "deaf").instruction_encoder is None
 
 
 def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
