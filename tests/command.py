@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -13,7 +15,7 @@ ALONE = {"CUDA_VISIBLE_DEVICES": "", "WANDB_API_KEY": "", "OMP_NUM_THREADS": "1"
 
 # Torch and timm take ten seconds to load on an older CPU: the server of forks has done it once.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch._dynamo", "timm", "mujoco", "gymnasium", "h5py", "tyro"])
+FORKS.set_forkserver_preload(["torch._dynamo", "timm", "mujoco", "gymnasium", "h5py", "tyro", "matplotlib.figure"])
 
 
 def script(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -26,20 +28,55 @@ def script(name: str, *arguments: object, folder: Path) -> subprocess.CompletedP
 
 def forked(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """The same in a fork of a process that has loaded the libraries: seconds sooner."""
+    [done] = ranks(1, name, *arguments, folder=folder)
+    return done
+
+
+def ranks(size: int, name: str, *arguments: object, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """The same in so many processes, as torchrun would start them; one result for each rank."""
     words = [str(SCRIPTS / name), *map(str, arguments)]
+    return functions(size, _run_script, words, folder=folder)
+
+
+def functions(size: int, call: Callable, *given: object, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Calls a function of a module in so many forks, as torchrun would start them; one result for each rank."""
     with tempfile.TemporaryDirectory() as place:
-        out, err = Path(place, "out"), Path(place, "err")
-        process = FORKS.Process(target=_run, args=(words, folder, os.environ | ALONE, out, err))
-        process.start()
-        process.join()
-        return subprocess.CompletedProcess(words, process.exitcode or 0, out.read_text(), err.read_text())
+        outputs = [(Path(place, f"out_{rank}"), Path(place, f"err_{rank}")) for rank in range(size)]
+        world = _world(size)
+        processes = [
+            FORKS.Process(target=_run, args=(call, given, folder, os.environ | ALONE | each, *output))
+            for each, output in zip(world, outputs, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        return [
+            subprocess.CompletedProcess(given, process.exitcode or 0, out.read_text(), err.read_text())
+            for process, (out, err) in zip(processes, outputs, strict=True)
+        ]
 
 
-def _run(words: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+def _world(size: int) -> list[dict[str, str]]:
+    """What torchrun puts into the environment of each rank; nothing for a single process."""
+    if size == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    worlds = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+    return [{name: str(value) for name, value in world.items()} for world in worlds]
+
+
+def _run(call: Callable, given: tuple, folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(folder)
+    call(*given)
+
+
+def _run_script(words: list[str]) -> None:
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")

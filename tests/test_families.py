@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from command import forked
-from test_distributed import run, torchrun
+from command import forked, functions
 from test_training import curve, make_trainer
 from tiny import BLIND, PLACES, THREE_CAMERAS, family, make_batch, write_episodes
 
 from act.checkpoint import load_policy
+from act.distributed import join_world
 from act.policies import POLICIES, Observation, Policy, make_policy
 from act.policies.config import AnsweringConfig
 
@@ -71,34 +72,26 @@ def test_a_stopped_training_continues_exactly(name, tmp_path):
         assert torch.equal(value, loaded.state_dict()[key]), key
 
 
-TWO_RANKS = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, "tests")
-from test_families import NOTHING_RANDOM
-from test_training import make_trainer
-from tiny import family
-from act.distributed import join_world
-
-data, out = Path(sys.argv[1]), Path(sys.argv[2])
-with join_world() as world:
-    for name in NOTHING_RANDOM:
-        settings = dict(batch_size=12, steps=1, warmup_steps=0, policy_settings={"dropout": 0.0})
-        trainer = make_trainer(data, out / name / str(world.rank), base=family(name), world=world, **settings)
-        trainer.run()
-        if world.is_main:
-            torch.save([p.grad for p in trainer.policy.parameters()], out / f"{name}.pt")
-"""
 NOTHING_RANDOM = ("regression", "autoencoder", "autoregressive", "flow")
 
 
+def one_step(data: Path, out: Path) -> None:
+    """A rank's share of a step of each family; the gradients go into files."""
+    with join_world() as world:
+        for name in NOTHING_RANDOM:
+            settings: Any = dict(batch_size=12, steps=1, warmup_steps=0, policy_settings={"dropout": 0.0})
+            trainer = make_trainer(data, out / name / str(world.rank), base=family(name), world=world, **settings)
+            trainer.run()
+            if world.is_main:
+                torch.save([p.grad for p in trainer.policy.parameters()], out / f"{name}.pt")
+
+
 def test_two_processes_take_the_step_of_one(tmp_path):
-    data, program = write_episodes(tmp_path / "data"), tmp_path / "program.py"
-    program.write_text(TWO_RANKS)
+    data = write_episodes(tmp_path / "data")
     for n in (1, 2):
         (tmp_path / str(n)).mkdir()
-        run(torchrun(n, program, data, tmp_path / str(n)))
+        for done in functions(n, one_step, data, tmp_path / str(n), folder=tmp_path):
+            assert done.returncode == 0, done.stderr
     for name in NOTHING_RANDOM:
         one, two = (torch.load(tmp_path / str(n) / f"{name}.pt") for n in (1, 2))
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
