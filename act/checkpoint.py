@@ -212,7 +212,7 @@ def check_env_matches(policy: Policy, env_spec: EpisodeSpec) -> None:
         replace(
             spec,
             cameras={name: spec.cameras[name] for name in policy.cameras},
-            env_id="",
+            env_ids=(),
             task="",
             env_state_dim=spec.env_state_dim if policy.uses_env_state else 0,
         )

@@ -11,13 +11,13 @@ of a fixed length beside their name, under one checksum.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 
 from demos.hdf5_checks import find
-from demos.spec import EpisodeError
+from demos.spec import ActionSemantics, EpisodeError
 
 FASTEST = 100_000  # Hz, beyond any control loop
 SMALL = 100_000  # values of a dataset that is read as an attribute, and bytes of one of them
@@ -169,6 +169,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "jpeg_colors": (lambda value: value in ("bgr", "rgb"), "bgr or rgb"),
     "cameras": (_names, "a list of names, text, each another"),
     "joint_names": (_names, "a list of names, text, each another"),
+    "action_names": (_names, "a list of names, text, each another"),
+    "action_semantics": (lambda value: value in get_args(ActionSemantics), ", ".join(get_args(ActionSemantics))),
+    "robot": (_text, "text: a robot as JSON"),
 }
 """Attribute → whether a value will do, and what will. Files of others have only `sim` and `compress`, if any."""
 

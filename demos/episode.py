@@ -50,7 +50,7 @@ from demos.folders import find_all_episodes as find_all_episodes
 from demos.folders import find_episodes as find_episodes
 from demos.frames import camera_sizes, read_encoded
 from demos.hdf5_checks import NOT_WHOLE, failures_named, find, refuse_special
-from demos.spec import ACTION_LAYOUT, FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
+from demos.spec import FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
 
 STORED_NAMES = {"way": "variant"}  # root attributes, old → new
 FPS_TOLERANCE = 0.02  # of clocks that measure the same rate
@@ -115,8 +115,10 @@ class Episode:
             self.length, joints = self.qpos.shape
             qvel = reader.array if self.ours else reader.optional_array
             self.qvel: np.ndarray | None = qvel("/observations/qvel", self.qpos.shape)
-            self.action: np.ndarray = reader.array("/action", self.qpos.shape)
-            self.expert_action = reader.array("/expert_action", self.qpos.shape, optional=True)
+            robot = reader.robot(joints)
+            own = (len(get("action_names", robot.joint_names)),) if self.ours else ("any",)
+            self.action: np.ndarray = reader.array("/action", (self.length, *own))
+            self.expert_action = reader.array("/expert_action", self.action.shape, optional=True)
             self.effort = reader.optional_array("/observations/effort", self.qpos.shape)
             self.env_state = reader.optional_array("/observations/env_state", (self.length, "any"))
             self.reward = reader.optional_array("/reward", (self.length,))
@@ -126,13 +128,13 @@ class Episode:
             self._exchanged = (get("jpeg_colors", "bgr") if jpeg_colors == "auto" else jpeg_colors) == "bgr"
             sizes, self._layouts = camera_sizes(reader, self.length, cameras)
             self.spec = EpisodeSpec(
-                joint_names=reader.joint_names(joints),
+                robot,
                 cameras=sizes,
-                fps=float(get("fps", 50.0)),
-                env_id=get("env_id", ""),
+                env_ids=tuple(get("env_id", "").split()),
                 task=get("task", ""),
                 env_state_dim=0 if self.env_state is None else self.env_state.shape[1],
-                action_layout=get("action_layout", ACTION_LAYOUT),
+                action_semantics=get("action_semantics", "absolute_joints"),
+                action_names=reader.action_names(robot.joint_names, self.action.shape[1]),
             )
             if not self.ours:
                 reader.notes += self._assumptions(jpeg_colors)
@@ -229,7 +231,7 @@ def check_dataset(
     """
     path, *others = paths
     first = Episode(path, cameras=cameras, jpeg_colors=jpeg_colors)
-    spec, env_ids = first.spec, {first.spec.env_id: None}
+    spec, env_ids = first.spec, dict.fromkeys(first.spec.env_ids)
     if unknown := [name for name in cameras or () if name not in spec.cameras]:
         known = ", ".join(spec.cameras) or "none"
         raise EpisodeError(f"camera {unknown[0]} is not in {first.path.parent}; its cameras: {known}")
@@ -237,11 +239,11 @@ def check_dataset(
         episode = Episode(other_path, cameras=cameras, jpeg_colors=jpeg_colors)
         other = episode.spec
         if several_tasks:
-            env_ids[other.env_id] = None
-            other = replace(other, env_id=spec.env_id, task=spec.task, env_state_dim=spec.env_state_dim)
+            env_ids |= dict.fromkeys(other.env_ids)
+            other = replace(other, env_ids=spec.env_ids, task=spec.task, env_state_dim=spec.env_state_dim)
         if not (first.ours and episode.ours):
             fps = spec.fps if abs(other.fps - spec.fps) <= FPS_TOLERANCE * spec.fps else other.fps
-            other = replace(other, task=spec.task, fps=fps)
+            other = replace(other, task=spec.task, robot=replace(other.robot, control_hz=fps))
             if set(other.cameras) == set(spec.cameras):
                 other = replace(other, cameras={name: other.cameras[name] for name in spec.cameras})
         shared = {name: size for name, size in spec.cameras.items() if other.cameras.get(name) == size}
@@ -254,4 +256,4 @@ def check_dataset(
             if shared and cameras is None and other.cameras != spec.cameras:
                 hint = f"; --cameras {' '.join(shared)} takes the cameras that both have"
             raise EpisodeError(f"{other_path} does not go with {path}: {'; '.join(differences)}{hint}")
-    return spec if len(env_ids) == 1 else replace(spec, env_id=" ".join(env_ids), task="", env_state_dim=0)
+    return spec if len(env_ids) <= 1 else replace(spec, env_ids=tuple(env_ids), task="", env_state_dim=0)

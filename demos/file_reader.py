@@ -4,7 +4,9 @@ What a lenient reading assumes or leaves out goes into `notes`: sentences withou
 those of many files are equal.
 """
 
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 
 from demos import attributes
 from demos.hdf5_checks import UnfitError, check_size, failures_named, find
-from demos.spec import ALOHA_JOINTS, EpisodeError, largest
+from demos.robot import ALOHA_JOINTS, Robot
+from demos.spec import ACTION_LAYOUT, EpisodeError, known_robot, largest
 
 INSTRUCTIONS = ("instruction", "instructions", "language_raw", "language_instruction", "language_instructions")
 ARRAYS = ("action", "expert_action", "base_action", "reward", "human", "qpos", "qvel", "effort", "env_state")
@@ -56,15 +59,7 @@ class FileReader:
         fits = [n == m for n, m in zip(shape, given, strict=False) if isinstance(n, int)]
         if len(given) != len(shape) or not all(fits):
             wanted = f"({', '.join(map(str, shape))})" + (", as qpos has it" if fits else "")
-            more = ""
-            if name == "/action" and len(given) == 2 and given[0] == shape[0] and given[1] > shape[1]:
-                more = (
-                    f". A policy commands the joints that qpos has: move the other {given[1] - shape[1]} columns, such "
-                    "as those of a mobile base, into a dataset /base_action, which nothing learns from"
-                )
-            raise self.unfit(
-                f"{name} has shape {given}; it must be {wanted}{more}", "has a shape that does not go with qpos"
-            )
+            raise self.unfit(f"{name} has shape {given}; it must be {wanted}", "has a shape that does not go with qpos")
         if 0 in given:
             raise self.unfit(f"{name} is empty, of shape {given}; an episode has at least one step", "is empty")
         check_size(self.file, name, dataset)
@@ -81,12 +76,11 @@ class FileReader:
             step = np.argwhere(~np.isfinite(array))[0][0]
             what = "has NaN or infinite values"
             raise self.unfit(f"{name} {what}, first at step {step}; leave this file out", what)
-        bound = largest(name.rpartition("/")[2], self.attributes.get("action_layout"))
+        bound = largest(name.rpartition("/")[2], self.in_rad)
         if (beyond := np.abs(array) > bound).any():
             step, *column = np.argwhere(beyond)[0]
-            of_joints = column and name not in ("/observations/env_state", "/base_action")
-            who = self.joint_names(array.shape[1])[column[0]] if of_joints else "an object"
-            who = "the base" if name == "/base_action" else who
+            named = {"/observations/env_state": "an object", "/base_action": "the base"}
+            who = named.get(name) or (self._column_name(name, array.shape[1], column[0]) if column else "a step")
             raise self.unfit(
                 f"{name} has {array[step, *column]:g} for {who} at step {step}; it can be {bound:g} at most, "
                 "either way; mend it or leave this file out",
@@ -104,15 +98,59 @@ class FileReader:
             self.notes.append(f"{name.strip('/')} {reason}: left out")
             return None
 
+    @cached_property
+    def stored_robot(self) -> Robot | None:
+        """The robot that the file describes; None if it describes none."""
+        if (text := self.attributes.get("robot")) is None:
+            return None
+        try:
+            return Robot.from_dict(json.loads(text))
+        except ValueError as error:
+            line = f"attribute robot is no robot: {str(error).removeprefix('robot: ')}"
+            if self.ours:
+                raise self.error(line) from error
+            self.notes.append(f"{line}: left out")
+            return None
+
+    @property
+    def in_rad(self) -> bool:
+        """Whether the file says that its joints are in rad."""
+        if self.stored_robot is not None:
+            return self.stored_robot.in_rad
+        return self.attributes.get("action_layout") == ACTION_LAYOUT
+
+    def robot(self, joints: int) -> Robot:
+        """The robot of a file with so many joints."""
+        names, fps = self.joint_names(joints), float(self.attributes.get("fps", 50.0))
+        if self.stored_robot is not None and self.stored_robot.joint_names == names:
+            return self.stored_robot
+        return known_robot(names, fps, self.attributes.get("action_layout", ACTION_LAYOUT))
+
     def joint_names(self, joints: int) -> tuple[str, ...]:
         default = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else tuple(f"joint_{i}" for i in range(joints))
-        names = tuple(self.attributes.get("joint_names", default))
-        if len(names) == joints:
+        described = default if self.stored_robot is None else self.stored_robot.joint_names
+        return self._names("joint_names", joints, described, default)
+
+    def action_names(self, joint_names: tuple[str, ...], columns: int) -> tuple[str, ...]:
+        """Names of an action's columns: those of the joints where it has as many, or more than these."""
+        more = tuple(f"action_{i}" for i in range(len(joint_names), columns))
+        default = joint_names + more if columns >= len(joint_names) else tuple(f"action_{i}" for i in range(columns))
+        return self._names("action_names", columns, default, default)
+
+    def _names(self, attribute: str, columns: int, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(self.attributes.get(attribute, given))
+        if len(names) == columns:
             return names
+        what = "joints" if attribute == "joint_names" else "columns of the action"
         if self.ours:
-            raise self.error(f"attribute joint_names has {len(names)} names for {joints} joints")
-        self.notes.append("attribute joint_names has not as many names as there are joints: left out")
+            raise self.error(f"attribute {attribute} has {len(names)} names for {columns} {what}")
+        self.notes.append(f"attribute {attribute} has not as many names as there are {what}: left out")
         return default
+
+    def _column_name(self, array: str, columns: int, column: int) -> str:
+        """For errors."""
+        given = self.attributes.get("action_names" if array.endswith("action") else "joint_names")
+        return str(given[column]) if given and len(given) == columns else f"column {column}"
 
     def instructions(self, length: int) -> tuple[str, ...]:
         """Phrasings of what was told to do, under the first of the names that recorders use."""

@@ -27,9 +27,9 @@ from demos.experts import HORIZON, ScriptedExpert
 from demos.operators import LONGEST, Operator
 from demos.phrases import language_attributes
 from demos.provenance import changes, provenance
+from demos.robot import ALOHA
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter, versions
-from envs.aloha import FPS, JOINT_NAMES
 from envs.bimanual import BimanualEnv
 from envs.rollout import make_vector_env, rollout
 from envs.workers import LostWorker, WorkerPool
@@ -90,10 +90,9 @@ def spec_of(env: gym.Env | BimanualEnv) -> EpisodeSpec:
     bimanual = env.unwrapped
     assert isinstance(bimanual, BimanualEnv)
     return EpisodeSpec(
-        joint_names=JOINT_NAMES,
+        ALOHA,
         cameras=dict(bimanual.cameras),
-        fps=float(FPS),
-        env_id=bimanual.spec.id if bimanual.spec else "",
+        env_ids=(bimanual.spec.id,) if bimanual.spec else (),
         task=bimanual.task,
         env_state_dim=7 * len(bimanual.objects),
     )

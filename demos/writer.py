@@ -50,10 +50,10 @@ class EpisodeWriter:
         if self.path.exists():
             raise EpisodeError(f"{self.path}: exists already; choose another name or remove it")
         joints = (len(spec.joint_names),)
-        self._shapes = {"qpos": joints, "qvel": joints, "action": joints, "reward": ()}
+        self._shapes = {"qpos": joints, "qvel": joints, "action": (spec.action_dim,), "reward": ()}
         if spec.env_state_dim:
             self._shapes["env_state"] = (spec.env_state_dim,)
-        self._action_layout = spec.action_layout
+        self._in_rad = spec.robot.in_rad
         self._steps: dict[str, list[np.ndarray]] = {name: [] for name in self._shapes}
         with _failures_named(self.path):
             self._disk = AtomicFile(self.path)
@@ -77,7 +77,9 @@ class EpisodeWriter:
             fps=spec.fps,
             cameras=list(spec.cameras),
             joint_names=list(spec.joint_names),
-            action_layout=spec.action_layout,
+            robot=json.dumps(spec.robot.to_dict()),
+            action_semantics=spec.action_semantics,
+            action_names=list(spec.action_names),
             seed=seed,
             expert=expert,
             versions=json.dumps(versions()),
@@ -111,7 +113,7 @@ class EpisodeWriter:
                     raise EpisodeError(
                         f"{self.path}: step {t}: {name} has {given}; it must be finite, of shape {shape}"
                     )
-                if (most := np.abs(value).max(initial=0.0)) > (bound := largest(name, self._action_layout)):
+                if (most := np.abs(value).max(initial=0.0)) > (bound := largest(name, self._in_rad)):
                     raise EpisodeError(
                         f"{self.path}: step {t}: {name} has a value of size {most:g}; {bound:g} is the most"
                     )

@@ -130,7 +130,7 @@ def test_rollout_film_and_viewer_are_the_same_episode(case, waves, tmp_path):
 
 
 def test_of_several_tasks_the_viewer_acts_each_again(waves, tmp_path):
-    learnt = replace(spec(HAND_OVER, "top"), env_id=f"{HAND_OVER} {STACK}", task="", env_state_dim=0)
+    learnt = replace(spec(HAND_OVER, "top"), env_ids=(HAND_OVER, STACK), task="", env_state_dim=0)
     checkpoint = saved(tmp_path, replace(TINY, cameras=("top",), **WORDS), learnt)
     path = roll_out(checkpoint, "--task", "all", "--text-encoder", "tiny:Letters")
     for task, wave in zip(("hand_over", "stack"), (waves[:2], waves[2:]), strict=True):
@@ -249,7 +249,7 @@ def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, 
 
 
 def test_a_task_is_one_that_the_policy_learnt():
-    one, two = replace(spec(HAND_OVER)), replace(spec(HAND_OVER), env_id=f"{HAND_OVER} {STACK}")
+    one, two = replace(spec(HAND_OVER)), replace(spec(HAND_OVER), env_ids=(HAND_OVER, STACK))
     place = Path("run")
     assert tasks_of(place, one, None) == tasks_of(place, one, "all", several=True) == [HAND_OVER]
     assert tasks_of(place, two, "all", several=True) == [HAND_OVER, STACK]

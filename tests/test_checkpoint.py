@@ -125,7 +125,7 @@ def test_an_environment_that_shows_something_else_is_refused():
     policy = make(cameras=("top",))
     check_env_matches(policy, SPEC)
     # Another name, more cameras or poses that the policy does not look at are no obstacle.
-    check_env_matches(policy, dataclasses.replace(SPEC, env_id="Mine-v0", task="mine", env_state_dim=0))
+    check_env_matches(policy, dataclasses.replace(SPEC, env_ids=("Mine-v0",), task="mine", env_state_dim=0))
     check_env_matches(policy, dataclasses.replace(SPEC, cameras={"left": (4, 4), "top": (24, 32)}))
 
     assert refusal(cameras={"left": (24, 32), "wrist": (16, 24)}) == (

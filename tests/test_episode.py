@@ -1,5 +1,6 @@
 """Laws of the episode file: what goes in comes out, nothing broken gets in."""
 
+import dataclasses
 import io
 import json
 import pickle
@@ -11,14 +12,15 @@ import pytest
 from PIL import Image
 
 from demos.episode import Episode, check_dataset, find_episodes
-from demos.spec import ALOHA_JOINTS, EpisodeError, EpisodeSpec
+from demos.robot import ALOHA, Robot
+from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter
 
 STEPS = 6
 SPEC = EpisodeSpec(
-    joint_names=ALOHA_JOINTS,
+    ALOHA,
     cameras={"top": (12, 16), "angle": (8, 10)},  # not in alphabetical order
-    env_id="BimanualTransferCube-v0",
+    env_ids=("BimanualTransferCube-v0",),
     task="transfer the cube",
     env_state_dim=7,
 )
@@ -71,7 +73,7 @@ def test_round_trip_is_exact(path: Path):
 
 
 def test_no_cameras_and_no_object_poses(tmp_path: Path):
-    spec = EpisodeSpec(joint_names=("a", "b"), cameras={}, fps=30.0)
+    spec = EpisodeSpec(Robot(("a", "b"), control_hz=30.0), cameras={})
     episode = Episode(write(tmp_path / "episode_0.hdf5", spec))
     assert episode.spec == spec
     assert episode.qpos.shape == (STEPS, 2)
@@ -126,7 +128,7 @@ def write_original(path: Path, sim: bool = True, cameras: tuple[str, ...] = ("to
 def test_original_simulation_file(tmp_path: Path):
     data = write_original(tmp_path / "episode_0.hdf5")
     episode = Episode(tmp_path / "episode_0.hdf5")
-    assert episode.spec == EpisodeSpec(joint_names=ALOHA_JOINTS, cameras={"top": (6, 8)})
+    assert episode.spec == EpisodeSpec(ALOHA, cameras={"top": (6, 8)})
     assert (episode.sim, episode.action_offset, episode.seed, episode.success) == (True, 0, None, None)
     np.testing.assert_array_equal(episode.action, data["action"].astype(np.float32))  # float64 is welcome
     np.testing.assert_array_equal(episode.frames("top"), data["observations/images/top"])
@@ -317,15 +319,15 @@ def test_a_folder_without_episodes_is_named(tmp_path: Path):
             {"cameras": {"top": (12, 16)}},
             "the list of cameras is [top] here, [top, angle] there; --cameras top takes the cameras that both have",
         ),
-        ({"fps": 30.0}, "fps is 30 here, 50 there"),
+        ({"robot": dataclasses.replace(ALOHA, control_hz=30.0)}, "fps is 30 here, 50 there"),
         ({"task": "insert"}, "task is 'insert' here, 'transfer the cube' there"),
-        ({"env_id": "Own-v0"}, "env_id is 'Own-v0' here, 'BimanualTransferCube-v0' there"),
+        ({"env_ids": ("Own-v0",)}, "env_id is 'Own-v0' here, 'BimanualTransferCube-v0' there"),
         ({"env_state_dim": 14}, "env_state_dim is 14 here, 7 there"),
-        ({"joint_names": ("a", "b")}, f"the list of joints is [a, b] here, [{', '.join(ALOHA_JOINTS)}] there"),
+        ({"robot": ("a", "b")}, f"the list of joints is [a, b] here, [{', '.join(ALOHA.joint_names)}] there"),
     ],
 )
 def test_episodes_that_disagree_are_named(tmp_path: Path, path: Path, change: dict, difference: str):
-    other = EpisodeSpec(**{**vars(SPEC), **change})
+    other = dataclasses.replace(SPEC, **change, **({"action_names": ()} if "robot" in change else {}))
     same, odd = write(tmp_path / "episode_1.hdf5"), write(tmp_path / "episode_2.hdf5", other, n=3)
     assert check_dataset([path, same]) == SPEC
     with pytest.raises(EpisodeError) as caught:

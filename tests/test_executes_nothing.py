@@ -174,7 +174,7 @@ NOWHERE = "there is no environment 'mark_on_import:Mark-v0'; known tasks: transf
 
 
 def test_no_environment_is_imported_that_a_file_names(mark, tmp_path):
-    named = replace(spec(TASK), env_id="mark_on_import:Mark-v0")
+    named = replace(spec(TASK), env_ids=("mark_on_import:Mark-v0",))
     policy = saved(tmp_path, replace(CONFIG, text_encoder=""), named)
     data = write_episodes(tmp_path / "data", spec=named)
     run = f"--data {data} --out {tmp_path / 'run'} --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 --steps 2"

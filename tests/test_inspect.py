@@ -13,7 +13,7 @@ from demos.episode import find_episodes
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
-SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16), "angle": (8, 8)}, env_id="BimanualInsertion-v0", task="insert")
+SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16), "angle": (8, 8)}, env_ids=("BimanualInsertion-v0",), task="insert")
 inspect = partial(script, "inspect_data.py", folder=Path())
 
 

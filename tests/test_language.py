@@ -126,7 +126,7 @@ def test_which_hand_is_meant_stands_out():
 
 @pytest.fixture
 def two_tasks(tmp_path) -> list[Path]:
-    other = replace(SPEC, env_id="Other-v0", env_state_dim=21, task="else")
+    other = replace(SPEC, env_ids=("Other-v0",), env_state_dim=21, task="else")
     first = write_episodes(tmp_path / "one", lengths=(40, 40), instruction=["abc", "aabbc", "a"])
     second = write_episodes(tmp_path / "two", lengths=(20,), spec=other, instruction="hhg")
     return [*sorted(first.glob("*.hdf5")), *second.glob("*.hdf5")]

@@ -13,7 +13,7 @@ from act.policies.config import AnsweringConfig
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
-SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32), "wrist": (16, 24)}, env_id="Tiny-v0", env_state_dim=7)
+SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32), "wrist": (16, 24)}, env_ids=("Tiny-v0",), env_state_dim=7)
 THREE_CAMERAS = replace(SPEC, cameras={"top": (48, 64), "left": (48, 64), "right": (45, 37)})
 
 NO_IMAGES = {"cameras": (), "use_env_state": True}
