@@ -12,6 +12,7 @@ from tiny import NO_IMAGES, SPEC, TINY
 from act.checkpoint import FORMAT, check_env_matches, describe, load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
 from act.policies import POLICIES, Observation, Policy, make_policy
+from demos.robot import Robot
 
 
 def make(**settings) -> Policy:
@@ -136,8 +137,8 @@ def test_an_environment_that_shows_something_else_is_refused():
         "environment): %s; make the environment with the policy's values, or train anew"
     )
     assert refusal(cameras={"top": (48, 64)}) == text % "camera top is 24x32 here, 48x64 there"
-    assert refusal(fps=25.0) == text % "fps is 50 here, 25 there"
-    assert "left_waist" in refusal(joint_names=SPEC.joint_names[::-1])
+    assert refusal(robot=dataclasses.replace(SPEC.robot, control_hz=25.0)) == text % "fps is 50 here, 25 there"
+    assert "left_waist" in refusal(robot=Robot(SPEC.joint_names[::-1]), action_names=())
     policy = make(**NO_IMAGES)
     with pytest.raises(ConfigError, match="env_state_dim is 7 here, 14 there"):
         check_env_matches(policy, dataclasses.replace(SPEC, env_state_dim=14))
@@ -166,7 +167,7 @@ def test_older_files_without_a_digest_load_with_a_word(tmp_path, caplog):
     ("changes", "text"),
     [
         ({"spec": None}, "is no whole checkpoint: spec is of another type; use another one of its run"),
-        ({"spec": {}}, "does not fit this version \\(KeyError: 'cameras'\\)"),
+        ({"spec": {}}, "does not fit this version \\(EpisodeError: spec lacks cameras; "),
         (
             {"policy_config": {"chunk_size": 10**9}},
             "does not fit this version .*chunk_size is 1000000000; it must be at most 10000",

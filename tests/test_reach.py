@@ -11,6 +11,7 @@ from act.errors import ConfigError
 from act.policies import ACTConfig, ACTPolicy, Batch, Observation
 from act.reach import moving_tools, reach, tools
 from demos.kinematics import tool_positions
+from demos.robot import ALOHA_JOINTS, Robot
 from envs.aloha import HOME_ACTION
 
 
@@ -82,7 +83,7 @@ def test_places_are_learnt_and_unknown_robots_have_none():
     before = policy(batch)["place"]
     descend(policy, batch, 60)
     assert policy(batch)["place"] < 0.6 * before
-    other = replace(THREE_CAMERAS, joint_names=tuple(f"{name}_of_mine" for name in THREE_CAMERAS.joint_names))
+    other = replace(THREE_CAMERAS, robot=Robot.from_joint_names([f"{name}_of_mine" for name in ALOHA_JOINTS]))
     assert ACTPolicy(PLACES, other).place_head is None
     with pytest.raises(ConfigError, match="no keyframes to measure places from"):
         ACTConfig(place_weight=1.0)
