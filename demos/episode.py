@@ -113,8 +113,7 @@ class Episode:
 
             self.qpos: np.ndarray = reader.array("/observations/qpos", ("steps", "joints"))
             self.length, joints = self.qpos.shape
-            qvel = reader.array if self.ours else reader.optional_array
-            self.qvel: np.ndarray | None = qvel("/observations/qvel", self.qpos.shape)
+            self.qvel: np.ndarray | None = reader.optional_array("/observations/qvel", self.qpos.shape)
             robot = reader.robot(joints)
             own = (len(get("action_names", robot.joint_names)),) if self.ours else ("any",)
             self.action: np.ndarray = reader.array("/action", (self.length, *own))

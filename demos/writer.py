@@ -1,4 +1,12 @@
-"""Writing an episode file step by step, in the layout that `demos.episode` describes."""
+"""Writing an episode file step by step, in the layout that `demos.episode` describes. For any robot:
+
+robot = Robot.from_joint_names(["shoulder", "elbow", "gripper"], control_hz=20)   # or read_robot("arm.xml")
+spec = EpisodeSpec(robot, cameras={"front": (120, 160)}, task="put the cube into the box")
+with EpisodeWriter("data/cube/episode_0.hdf5", spec) as writer:
+    for observation, action in demonstration:
+        writer.append({"qpos": observation.joints, "images/front": observation.frame}, action)
+    writer.close(success=True)
+"""
 
 import json
 import zlib
@@ -29,7 +37,7 @@ class EpisodeWriter:
     Args:
         path: the file to be, such as `data/transfer_cube/episode_3.hdf5`. Must not exist.
         spec: what every step will contain.
-        seed: of the environment: it tells the episode's whole story.
+        seed: of the environment, if the episode can be repeated from it.
         expert: who acted.
         attributes: more root attributes (text, numbers, booleans), such as the noise level.
 
@@ -42,8 +50,8 @@ class EpisodeWriter:
         path: str | Path,
         spec: EpisodeSpec,
         *,
-        seed: int,
-        expert: str,
+        seed: int | None = None,
+        expert: str = "",
         attributes: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path)
@@ -80,7 +88,7 @@ class EpisodeWriter:
             robot=json.dumps(spec.robot.to_dict()),
             action_semantics=spec.action_semantics,
             action_names=list(spec.action_names),
-            seed=seed,
+            **({} if seed is None else {"seed": seed}),
             expert=expert,
             versions=json.dumps(versions()),
         )
@@ -90,15 +98,17 @@ class EpisodeWriter:
         self,
         observation: Mapping[str, np.ndarray],
         action: np.ndarray,
-        reward: float,
+        reward: float = 0.0,
         expert_action: np.ndarray | None = None,
         human: bool | None = None,
     ) -> None:
-        """Adds what was seen (qpos, qvel, env_state, images/<camera>), the action then commanded, and its reward.
+        """Adds an observation (qpos, env_state, images/<camera>), the action commanded after it, and its reward.
 
-        Two things are told of all steps of an episode or of none: `expert_action`, where the expert intended something
-        else than was commanded, and `human`, whether a person acted, where somebody or something else may have, too.
+        All steps of an episode have these or none has: qvel; `expert_action`, what the expert intended where another
+        action was commanded; `human`, whether a person acted, where a policy acted in other steps.
         """
+        if not self._steps["action"] and "qvel" not in observation:
+            self._shapes.pop("qvel", None), self._steps.pop("qvel", None)
         values, t = {**observation, "action": action, "reward": reward}, len(self._steps["action"])
         for name, value, shape in (("expert_action", expert_action, self._shapes["action"]), ("human", human, ())):
             if value is not None:
@@ -107,6 +117,8 @@ class EpisodeWriter:
                     self._shapes[name], self._steps[name] = shape, []
         with self._writing():
             for name, shape in self._shapes.items():
+                if name not in values:
+                    raise EpisodeError(f"{self.path}: step {t}: {name} is missing; it must have shape {shape}")
                 value = np.array(values[name], np.float32)
                 if value.shape != shape or not np.isfinite(value).all():
                     given = "NaN or infinite values" if value.shape == shape else f"shape {value.shape}"
@@ -130,7 +142,9 @@ class EpisodeWriter:
                 images.id.write_direct_chunk((t, 0, 0, 0), zlib.compress(frame.tobytes(), GZIP_LEVEL))
             self._disk.check()
 
-    def close(self, success: bool, success_published: bool, attributes: Mapping[str, Any] | None = None) -> Path:
+    def close(
+        self, success: bool, success_published: bool | None = None, attributes: Mapping[str, Any] | None = None
+    ) -> Path:
         """Completes the file, adds root attributes known only now, and gives it its name.
 
         Returns:
@@ -144,7 +158,8 @@ class EpisodeWriter:
                 name = f"observations/{name}" if name in SEEN else name
                 self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
             max_reward = float(max(self._steps["reward"]))
-            told = dict(success=success, success_published=success_published, max_reward=max_reward)
+            published = success if success_published is None else success_published
+            told = dict(success=success, success_published=published, max_reward=max_reward)
             write_attributes(self._file, {**(attributes or {}), **told})
             self._file.close()
             self._disk.complete()
