@@ -5,6 +5,7 @@ count: comments, docstrings and layout, modules that no recording runs, packages
 """
 
 import ast
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from demos.operators import Operator
+from demos.demonstrators import Demonstrator
 from envs.bimanual import ASSETS, BimanualEnv
 
 MATTERING = ("mujoco", "numpy")  # physics and pictures; where objects are placed and what operators draw
@@ -21,13 +22,17 @@ MATTERING = ("mujoco", "numpy")  # physics and pictures; where objects are place
 
 def provenance(env: BimanualEnv, demonstrator: object) -> dict[str, str]:
     """Root attributes: `scene`, a digest of the MJCF files, and `code`, one of the modules that act and judge."""
-    own = {kind.__module__ for kind in type(env).__mro__ if issubclass(kind, BimanualEnv)}
-    acting = {"demos.experts", "demos.ik", type(demonstrator).__module__}
-    if isinstance(demonstrator, Operator):
-        acting.add("demos.moves")
-    modules = sorted(own | acting | {"envs.aloha", "envs.rollout"})
-    code = [_meaning(ast.parse(Path(str(sys.modules[name].__file__)).read_text("utf-8"))) for name in modules]
-    return {"scene": _digest(_texts(ASSETS / env.model_file)), "code": _digest(code)}
+    modules = {kind.__module__ for kind in type(env).__mro__ if issubclass(kind, BimanualEnv)}
+    modules |= {"demos.ik", "demos.motion", "demos.tool_poses", "envs.aloha", "envs.rollout"}
+    described: list[Any] = []
+    if isinstance(demonstrator, Demonstrator):  # of the table only its row
+        modules |= {getattr(plan, "func", plan).__module__ for plan in demonstrator.motions.values()}
+        modules |= {"demos.traits"} if demonstrator.row.traits or demonstrator.added else set()
+        described = [repr(demonstrator.row), _meaning(ast.parse(inspect.getsource(type(demonstrator))))]
+    else:
+        modules.add(type(demonstrator).__module__)
+    code = [_meaning(ast.parse(Path(str(sys.modules[name].__file__)).read_text("utf-8"))) for name in sorted(modules)]
+    return {"scene": _digest(_texts(ASSETS / env.model_file)), "code": _digest([*code, *described])}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, str], versions: Mapping[str, str]) -> list[str]:

@@ -22,14 +22,14 @@ import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv
 
 from demos.atomic_file import move_to_free_name
-from demos.episode import Episode, NoEpisodesError, episode_number, find_episodes
-from demos.experts import HORIZON, ScriptedExpert
-from demos.operators import LONGEST, Operator
+from demos.demonstrators import DEFAULT, Demonstrator, check
+from demos.episode import episode_number
 from demos.phrases import language_attributes
-from demos.provenance import changes, provenance
+from demos.provenance import provenance
+from demos.resume import resume
 from demos.robot import ALOHA
 from demos.spec import EpisodeError, EpisodeSpec
-from demos.writer import EpisodeWriter, versions
+from demos.writer import EpisodeWriter
 from envs.bimanual import BimanualEnv
 from envs.rollout import make_vector_env, rollout
 from envs.workers import LostWorker, WorkerPool
@@ -48,31 +48,38 @@ class RecordConfig:
         env_id: Gymnasium id of the task.
         cameras: camera → (height, width).
         first_seed: seeds are tried from here on.
-        noise: of the scripted expert, see `demos.experts`.
-        operator: who demonstrates instead of the scripted expert, see `demos.operators`; "" is the expert.
-        traits: more traits of the operator.
-        instruction: phrasings of what the demonstrator is told; none: some of those that `demos.phrases` knows.
+        noise: standard deviation of the expert's perturbations, m.
+        demonstrator: one of `demos.demonstrators.DEMONSTRATORS`.
+        traits: more traits of the demonstrator.
+        instruction: phrasings of the instruction; none: some of the phrases in `demos.tasks`.
+
+    Raises:
+        EpisodeError: unknown demonstrator or traits, or noise or traits that it does not take.
     """
 
     env_id: str
     cameras: dict[str, tuple[int, int]]
     first_seed: int = 0
     noise: float = 0.0
-    operator: str = ""
+    demonstrator: str = DEFAULT
     traits: tuple[str, ...] = ()
     instruction: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.operator and self.noise:
-            raise EpisodeError(f"noise {self.noise:g} is the scripted expert's; an operator strays by its traits")
-        if self.traits and not self.operator:
-            raise EpisodeError(f"traits ({', '.join(self.traits)}) are an operator's; name one, plain for example")
+        check(self.demonstrator, self.noise, self.traits)
 
-    def demonstrator(self) -> tuple[ScriptedExpert | Operator, int]:
-        """Who demonstrates, and after how many steps an episode ends at the latest."""
-        if self.operator:
-            return Operator(self.env_id, self.operator, self.traits), LONGEST
-        return ScriptedExpert(self.env_id, self.noise), HORIZON
+    def make_demonstrator(self) -> Demonstrator:
+        return Demonstrator(self.env_id, self.demonstrator, self.noise, self.traits)
+
+    @property
+    def stored_name(self) -> str:
+        """The demonstrator as the attribute `expert` of a file names it."""
+        return "scripted" if self.demonstrator == DEFAULT else self.demonstrator
+
+    @property
+    def attributes(self) -> dict[str, int | float | str]:
+        """The other settings, as attributes of a file."""
+        return {"noise": self.noise, "first_seed": self.first_seed, "traits": " ".join(self.traits)}
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ def record(
         EnvError: unknown task or camera.
     """
     recorder = _Recorder(config, folder)
-    before = _resume(config, recorder.spec, recorder.provenance, folder)
+    settings = {"expert": config.stored_name, **config.attributes}
+    before = resume(folder, recorder.spec, settings, recorder.provenance, config.first_seed)
     recorded, rejected, number, seed = before.recorded, before.rejected, before.number, before.seed
     pending = folder / PENDING
     if rank == 0:
@@ -155,11 +163,10 @@ def record(
             if path is None:
                 rejected, in_a_row = rejected + 1, in_a_row + 1
                 if in_a_row >= MAX_REJECTED_IN_A_ROW:
-                    who, hint = "expert", f"Lower the noise ({config.noise:g} was given)"
-                    if config.operator:
-                        who, hint = "operator", "Give it fewer traits"
+                    hint = f"Lower the noise ({config.noise:g} was given)" if config.noise else "Give fewer traits"
                     raise EpisodeError(
-                        f"{folder}: the {who} failed on {in_a_row} seeds in a row; {recorded} episodes are kept. {hint}"
+                        f"{folder}: the demonstrator {config.demonstrator} failed on {in_a_row} seeds in a row; "
+                        f"{recorded} episodes are kept. {hint}"
                     )
             else:
                 path = move_to_free_name(path, folder / f"episode_{number}.hdf5")
@@ -209,100 +216,34 @@ def _recorded_elsewhere(pending: Path, seed: int) -> Path | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """Where a recording stands: the episodes in the folder and the numbers below theirs that are missing, the seeds
-    rejected so far, and the next number and seed."""
-
-    recorded: int
-    rejected: int
-    number: int
-    seed: int
-    missing: tuple[int, ...] = ()
-
-
-def _resume(config: RecordConfig, spec: EpisodeSpec, now: dict[str, str], folder: Path) -> _Progress:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        paths = find_episodes(folder)
-    except NoEpisodesError:
-        return _Progress(0, 0, 0, config.first_seed)
-    episodes, seeds = [Episode(path) for path in paths], []
-    for episode in episodes:
-        _check_same_settings(episode, config, spec)
-        if episode.seed is None:
-            raise EpisodeError(
-                f"{episode.path}: does not tell its seed, so the next one is unknown; name another folder"
-            )
-        seeds.append(episode.seed)
-    # Of the last one: the first may be from before episodes told it.
-    if changed := changes(episodes[-1].attributes, now, versions()):
-        raise EpisodeError(
-            f"{folder}: what determines its episodes has changed (here: in the folder, there: now): "
-            f"{'; '.join(changed)}. Go back to what recorded it, or name another folder"
-        )
-    numbers = [episode_number(path) for path in paths]
-    number, seed = numbers[-1] + 1, max(seeds) + 1
-    rejected = max(0, seed - config.first_seed - number)
-    return _Progress(len(paths), rejected, number, seed, tuple(sorted({*range(number)} - {*numbers})))
-
-
-def _check_same_settings(episode: Episode, config: RecordConfig, spec: EpisodeSpec) -> None:
-    """EpisodeError where an episode in the folder was recorded with other settings."""
-    differences = episode.spec.differences(spec)
-    older = {"operator": "", "traits": ""}  # files of ours before there were any
-    for name, given in {"expert": _expert(config), **_attributes(config)}.items():
-        told = episode.attributes.get(name, older.get(name, "not told"))
-        if told != given:
-            differences.append(f"{name} is {_word(told)} here, {_word(given)} there")
-    if differences:
-        raise EpisodeError(
-            f"{episode.path.parent} holds episodes with other settings (here: in the folder, there: asked for): "
-            f"{'; '.join(differences)}. Give the same settings to resume, or another folder"
-        )
-
-
-def _word(value: object) -> object:
-    return "none" if value == "" else value
-
-
-def _expert(config: RecordConfig) -> str:
-    return config.operator or "scripted"
-
-
-def _attributes(config: RecordConfig) -> dict[str, int | float | str]:
-    operator = {"operator": config.operator, "traits": " ".join(config.traits)}
-    return {"noise": config.noise, "first_seed": config.first_seed, **operator}
-
-
 class _Recorder:
     """One environment and one demonstrator that record episode after episode."""
 
     def __init__(self, config: RecordConfig, folder: Path):
         self.config, self.folder = config, folder
-        self.expert, horizon = config.demonstrator()
-        self.venv = make_vector_env(config.env_id, cameras=config.cameras, horizon=horizon)
+        self.demonstrator = config.make_demonstrator()
+        self.venv = make_vector_env(config.env_id, cameras=config.cameras, horizon=self.demonstrator.horizon)
         assert isinstance(self.venv, SyncVectorEnv)
         self.spec = spec_of(self.venv.envs[0])
         env = self.venv.envs[0].unwrapped
         assert isinstance(env, BimanualEnv)
-        self.provenance = provenance(env, self.expert)
+        self.provenance = provenance(env, self.demonstrator)
 
     def __call__(self, seed: int) -> Path | None:
-        """Record the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
+        """Records the episode of a seed: its file among the pending ones, or None where the demonstrator failed."""
         path = self.folder / PENDING / f"seed_{seed}.hdf5"
-        config, expert = self.config, self.expert
-        name, settings = _expert(config), _attributes(config) | self.provenance
+        config, agent, name = self.config, self.demonstrator, self.config.stored_name
+        settings = config.attributes | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert=name, attributes=settings) as writer:
-            for step in rollout(self.venv, expert, [seed], always_render=True):
+            for step in rollout(self.venv, agent, [seed], always_render=True):
                 observation = {name: value[0] for name, value in step.observation.items()}
-                intended = expert.intended[0] if config.noise and expert.intended is not None else None
+                intended = agent.intended[0] if config.noise and agent.intended is not None else None
                 writer.append(observation, step.action[0], float(step.reward[0]), intended)
                 success = bool(step.info["is_success"][0]), bool(step.info["is_success_published"][0])
-                if step.t + 1 == expert.length:
-                    about = language_attributes(config.env_id, expert.variants[0], seed, config.instruction)
+                if step.t + 1 == agent.length:
+                    about = language_attributes(config.env_id, agent.variants[0], seed, config.instruction)
                     return writer.close(*success, about) if success[0] else None
-        raise EpisodeError(f"seed {seed} of {name} takes {expert.length} steps, more than {LONGEST}")
+        raise EpisodeError(f"seed {seed} of {name} takes {agent.length} steps, more than {agent.horizon}")
 
 
 class _Pool:

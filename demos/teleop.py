@@ -14,8 +14,8 @@ from threading import Lock
 
 import numpy as np
 
-from demos.experts import DOWN, tool_rotation
 from demos.ik import BimanualIK, rotation_matrix, rotation_vector
+from demos.tool_poses import DOWN, LEVEL, SIDE
 from envs.aloha import ARM_JOINTS, ARMS, FPS, HOME_ACTION
 from envs.rollout import Agent
 
@@ -28,8 +28,8 @@ LOWEST = 0.005  # m: tools stay above the table
 NEAR_LIMIT = 0.02  # rad
 GRASP_POSES = {
     "down": DOWN,  # for what lies on the table
-    "level": {"left": tool_rotation(), "right": tool_rotation(yaw=180)},
-    "sideways": {"left": tool_rotation(roll=90), "right": tool_rotation(yaw=180, roll=90)},
+    "level": LEVEL,
+    "sideways": SIDE,
 }
 """Name → arm → orientation of the tool as a quaternion w, x, y, z: what grasps mostly need."""
 

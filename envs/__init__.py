@@ -20,24 +20,24 @@ class EnvError(ValueError):
     """A request that the simulator cannot meet: one line with what was wrong, what was given and what would work."""
 
 
-TASKS = {
-    "transfer_cube": "BimanualTransferCube-v0",
-    "insertion": "BimanualInsertion-v0",
-    "hand_over": "BimanualHandOver-v0",
-    "give_cube": "BimanualGiveCube-v0",
-    "lift_tray": "BimanualLiftTray-v0",
-    "stack": "BimanualStack-v0",
-    "tip": "BimanualTip-v0",
-}
-"""Short task names of the command line → Gymnasium ids. A new task is one file, one line here and one below."""
+_NAMES = (
+    "transfer_cube",
+    "insertion",
+    "hand_over",
+    "give_cube",
+    "lift_tray",
+    "stack",
+    "tip",
+)
+"""The only list of tasks. A new task is one line here; envs/<name>.py with its class <Name>Env; demos/tasks/<name>.py
+with its motions and phrases."""
 
-gym.register(TASKS["transfer_cube"], entry_point="envs.transfer_cube:TransferCubeEnv")
-gym.register(TASKS["insertion"], entry_point="envs.insertion:InsertionEnv")
-gym.register(TASKS["hand_over"], entry_point="envs.hand_over:HandOverEnv")
-gym.register(TASKS["give_cube"], entry_point="envs.give_cube:GiveCubeEnv")
-gym.register(TASKS["lift_tray"], entry_point="envs.lift_tray:LiftTrayEnv")
-gym.register(TASKS["stack"], entry_point="envs.stack:StackEnv")
-gym.register(TASKS["tip"], entry_point="envs.tip:TipEnv")
+TASKS: dict[str, str] = {}
+"""Short task name of the command line → Gymnasium id."""
+for _name in _NAMES:
+    _camel = "".join(word.capitalize() for word in _name.split("_"))
+    TASKS[_name] = f"Bimanual{_camel}-v0"
+    gym.register(TASKS[_name], entry_point=f"envs.{_name}:{_camel}Env")
 
 
 def short_name(env_id: str) -> str:

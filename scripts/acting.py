@@ -11,10 +11,10 @@ import gymnasium as gym
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from demos.experts import choose_variant
 from demos.phrases import SEEN, instruction_for
 from demos.record import spec_of
 from demos.spec import EpisodeSpec
+from demos.tasks import choose_variant
 from envs import check_registered, env_id, short_name
 from envs.rollout import VectorEnv, make_vector_env
 

@@ -103,7 +103,7 @@ def main(args: Args) -> None:
     only = tuple(part for words in args.only for part in words.split(",")) or known
     if unknown := [part for part in only if part not in known]:
         raise ConfigError(f"unknown part {unknown[0]!r}; known parts: {', '.join(known)}")
-    demonstrator = RecordConfig("", {}, noise=args.noise, operator=args.operator or "")
+    demonstrator = RecordConfig("", {}, noise=args.noise, demonstrator=args.operator or "expert")
     device = pick_device(args.device)
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(args.peer_python)) if args.peer_python else None

@@ -6,6 +6,7 @@ The old names work for one version. `upgrade_flags` replaces them before the com
 from collections.abc import Callable, Sequence
 
 DEPRECATED_FLAGS: dict[str, dict[str, str]] = {
+    "record": {"--operator": "--demonstrator"},
     "rollout": {
         "--draws": "--samples-per-seed",
         "--ensemble": "--temporal-ensemble-coeff",

@@ -11,7 +11,8 @@ from act.device import pick_device
 from act.policies import Policy, make_policy
 from act.presets import PRESETS
 from act.train_config import TrainConfig
-from demos.experts import HORIZON, ScriptedExpert
+from demos.demonstrators import Demonstrator
+from demos.motion import HORIZON
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from envs import env_id
 from envs.rollout import VectorEnv, make_vector_env, rollout
@@ -54,7 +55,7 @@ def estimate(
 
 def _simulated(venv: VectorEnv, task: str, always_render: bool) -> float:
     """Seconds of a step of all environments."""
-    steps = rollout(venv, ScriptedExpert(env_id(task)), range(10**6), always_render)
+    steps = rollout(venv, Demonstrator(env_id(task)), range(10**6), always_render)
     return _mean_seconds(lambda: next(steps))
 
 

@@ -1,12 +1,12 @@
-"""Record demonstrations in simulation: by the scripted expert, or by an operator who demonstrates as people do.
+"""Record demonstrations in simulation, by the scripted expert or by a simulated person.
 
     python scripts/record.py --task transfer_cube --episodes 50 --out data/transfer_cube
-    python scripts/record.py --task transfer_cube --operator mixed --out data/mixed
+    python scripts/record.py --task transfer_cube --demonstrator mixed --out data/mixed
     python scripts/record.py --task transfer_cube --episodes 2 --out data/tiny          # seconds on a CPU
 
-Only successful episodes are kept, exactly as many as asked for. The same command goes on with a half-filled folder,
-behind the highest number and seed in it: it replaces no file, and does not record again what was deleted.
-Started by torchrun, on machines that share the folder, every process records its share; the episodes are the same.
+Only successful episodes are kept, exactly as many as requested. The same command continues a half-filled folder after
+the highest number and seed in it: it replaces no file, and does not record deleted episodes again.
+Started by torchrun, on machines that share the folder, each process records its share; the episodes are the same.
 """
 
 import scripts.early  # noqa: F401
@@ -15,63 +15,70 @@ import scripts.early  # noqa: F401
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from tqdm import tqdm
+from tyro.conf import arg
 
+from demos.demonstrators import DEFAULT, DEMONSTRATORS
 from demos.record import RecordConfig, record
-from envs import env_id
+from demos.traits import TRAITS
+from envs import TASKS, env_id
+from envs.aloha import CAMERAS
 from scripts.common import ranks, run
 from scripts.outputs import check_folder, only_writer
 
-Trait = Literal["pauses", "tempo", "wander", "overshoot", "misses", "approaches", "order", "idle_ends"]
+DEMONSTRATOR = "; ".join(f"{name}: {row.summary}" for name, row in DEMONSTRATORS.items())
 
 
 @dataclass(frozen=True)
 class Args:
     """Record demonstrations in simulation."""
 
-    task: str
-    """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip."""
+    task: Annotated[str, arg(help=f"The task: {', '.join(TASKS)}.")]
     out: Path
     """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     episodes: int = 50
-    """Successful episodes that the folder shall hold in the end."""
-    cameras: tuple[str, ...] = ("top",)
-    """Cameras to record: top, angle, left_pillar, right_pillar, front_close, left_wrist, right_wrist."""
+    """Number of successful episodes that the folder holds at the end."""
+    cameras: Annotated[tuple[str, ...], arg(help=f"Cameras to record: {', '.join(CAMERAS)}.")] = ("top",)
     height: int = 120
-    """Picture height in pixels."""
+    """Image height in pixels."""
     width: int = 160
-    """Picture width in pixels."""
+    """Image width in pixels."""
     seed: int = 0
     """First seed. Keep demonstrations below 50,000: model selection uses seeds from there, evaluation from 100,000."""
     workers: int | None = None
-    """Processes that simulate and write; default: two where there are two cores and enough episodes for both."""
+    """Number of processes. Default: 2, or 1 on one core or for few episodes."""
+    demonstrator: Annotated[
+        str | None,
+        arg(
+            metavar=f"{{{','.join(DEMONSTRATORS)}}}", help=f"{DEMONSTRATOR}. Default: {DEFAULT}; with --traits: plain."
+        ),
+    ] = None
     noise: float = 0.0
-    """Size in metres of the scripted expert's detours, from which it recovers; 0.02 to 0.05 is useful."""
-    operator: Literal["plain", "careful", "hasty", "mixed"] | None = None
-    """Who demonstrates instead of the scripted expert: plain (as ACT's own scripts move), careful, hasty or mixed."""
-    traits: tuple[Trait, ...] = ()
-    """More traits of the operator, plain if none is named: pauses, tempo, wander, overshoot, misses, approaches, order,
-    idle_ends."""
+    """Standard deviation in metres of perturbations from which the expert recovers; 0.02 to 0.05 is useful."""
+    traits: Annotated[
+        tuple[str, ...],
+        arg(help=f"More traits of the demonstrator: {', '.join(TRAITS)}. demos/traits.py explains them."),
+    ] = ()
     instruction: tuple[str, ...] = ()
-    """What the demonstrator is told to do, in one or several phrasings, for policies that are told so too; default:
-    some of those that `demos/phrases.py` knows for the task and for the way the episode goes."""
+    """Instruction of the episodes, in one or several phrasings. Default: some of the phrases in demos/tasks for the
+    task, and for the variant that an episode shows."""
 
 
 EACH = 3
-"""Episodes that a second process must have to do, or its start costs more than it saves."""
+"""With fewer episodes, a second process costs more time to start than it saves."""
 
 
 def usual_workers(episodes: int) -> int:
-    """How many processes record so many episodes where nobody says."""
+    """The default of --workers."""
     return min(2, os.cpu_count() or 1, max(1, episodes // EACH))
 
 
 def main(args: Args) -> None:
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
-    operator = args.operator or ("plain" if args.traits else "")
-    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, operator, args.traits, args.instruction)
+    who = args.demonstrator or ("plain" if args.traits else DEFAULT)
+    config = RecordConfig(env_id(args.task), cameras, args.seed, args.noise, who, args.traits, args.instruction)
     check_folder("--out", args.out)
     with (
         ranks() as (rank, size, wait),

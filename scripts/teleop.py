@@ -19,7 +19,7 @@ from tyro.conf import UseAppendAction
 
 from act.agent_settings import AgentSettings
 from act.run_folder import find_checkpoint
-from demos.experts import ScriptedExpert
+from demos.demonstrators import Demonstrator
 from demos.phrases import SEEN, phrasings
 from demos.session import Session
 from demos.teleop import TeleopAgent
@@ -91,7 +91,7 @@ def demonstrate(args: Args) -> None:
     else:
         task = env_id(args.task)
         assisted_arms = () if args.assist == "none" else (args.assist,)
-        agent = TeleopAgent(ScriptedExpert(task) if assisted_arms else None, assisted_arms)
+        agent = TeleopAgent(Demonstrator(task) if assisted_arms else None, assisted_arms)
         if assisted_arms:
             attributes, helper = {"assist": args.assist}, "The scripted expert"
     settings = {"seed": args.seed, "horizon": args.horizon, "patience": args.patience, "instruction": args.instruction}

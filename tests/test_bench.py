@@ -118,7 +118,7 @@ def test_the_roofline_counts_what_a_step_does():
 
 
 def test_an_operator_is_counted_task_after_task():
-    told = demonstrator_successes(RecordConfig("", {}, operator="plain"), seeds=2, workers=1)
+    told = demonstrator_successes(RecordConfig("", {}, demonstrator="plain"), seeds=2, workers=1)
     name, words = next(told)
     assert name == "transfer_cube: plain"
     assert words == "2 of 2 strict (95 % interval 34.2 to 100.0 %), 2 published"

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import envs
+from demos.demonstrators import Demonstrator
 from demos.episode import Episode, find_episodes
-from demos.experts import RAMP, ScriptedExpert, perturbations, progress
 from demos.ik import BimanualIK, rotation_vector
+from demos.motion import RAMP, perturbations, trapezoid
 from demos.record import PENDING, RecordConfig, record
 from demos.replay import replay
 from demos.spec import EpisodeError
@@ -78,7 +79,7 @@ def test_rotation_vector_is_axis_times_angle():
 def test_experts_stay_in_one_family_of_poses(task):
     """The forearm never rolls and no wrist flips: demonstrations with several modes are hard to imitate."""
     env_id = envs.env_id(task)
-    env, expert = gym.make(env_id, disable_env_checker=True), ScriptedExpert(env_id)
+    env, expert = gym.make(env_id, disable_env_checker=True), Demonstrator(env_id)
     commands = np.stack([expert.commands(seed, env.reset(seed=seed)[0]["env_state"])[0] for seed in range(20)])
     assert np.abs(commands[..., [3, 10]]).max() < 0.01
     assert np.ptp(commands[:, :, [4, 11]], axis=0).max() < 0.6
@@ -86,7 +87,7 @@ def test_experts_stay_in_one_family_of_poses(task):
 
 @pytest.mark.parametrize("steps", [1, 10, 60])
 def test_motions_end_where_they_should_at_a_speed_that_never_jumps(steps):
-    way = progress(steps)
+    way = trapezoid(steps)
     assert len(way) == steps
     assert way[-1] == pytest.approx(1)
     speed = np.diff(way, prepend=0)
@@ -115,7 +116,7 @@ def test_experts_succeed_smoothly_within_limits(env_id, noise):
     def watch(step: Step) -> None:
         episodes.setdefault(step.seeds[0], []).append(step.action[0])
 
-    results = evaluate(venv, ScriptedExpert(env_id, noise), range(900, 904), watch=watch)
+    results = evaluate(venv, Demonstrator(env_id, noise=noise), range(900, 904), watch=watch)
     assert all(result.success and result.success_published for result in results)
     space = venv.single_action_space
     assert isinstance(space, gym.spaces.Box)
@@ -130,9 +131,9 @@ def test_experts_succeed_smoothly_within_limits(env_id, noise):
 
 def test_there_is_an_expert_for_every_task():
     for env_id in TASKS:
-        ScriptedExpert(env_id)
-    with pytest.raises(ValueError, match="there is no scripted expert for 'Juggling-v0'"):
-        ScriptedExpert("Juggling-v0")
+        Demonstrator(env_id)
+    with pytest.raises(EpisodeError, match=r"'Juggling-v0'; .*: BimanualTransferCube-v0, "):
+        Demonstrator("Juggling-v0")
 
 
 def frames_and_actions(folder) -> list[tuple[int | None, bytes, bytes]]:
@@ -169,14 +170,14 @@ def test_recording_is_the_same_with_any_number_of_workers_and_after_a_kill(tmp_p
 
 def test_failures_are_rejected_and_counted(tmp_path, monkeypatch):
     """An expert that fails on odd seeds: the folder holds even seeds only, and resuming counts the same."""
-    honest = ScriptedExpert.commands
+    honest = Demonstrator.commands
 
     def sometimes(self, seed, env_state, variant=None):
         commands, intentions = honest(self, seed, env_state, variant)
         commands[:, 13] = commands[:, 13] if seed % 2 == 0 else 1.0  # never closes its right hand
         return commands, intentions
 
-    monkeypatch.setattr(ScriptedExpert, "commands", sometimes)
+    monkeypatch.setattr(Demonstrator, "commands", sometimes)
     config = RecordConfig(TASKS[0], CAMERAS)
     first = record(config, tmp_path, 2)
     assert (first.episodes, first.rejected) == (2, 1)
@@ -199,8 +200,8 @@ def test_recording_with_other_settings_into_a_folder_is_refused(tmp_path):
 
 def test_a_hopeless_recording_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("demos.record.MAX_REJECTED_IN_A_ROW", 2)
-    monkeypatch.setattr(ScriptedExpert, "commands", lambda *_: (np.zeros((400, 14), np.float32),) * 2)
-    with pytest.raises(EpisodeError, match="the expert failed on 2 seeds in a row; 0 episodes are kept"):
+    monkeypatch.setattr(Demonstrator, "commands", lambda *_: (np.zeros((400, 14), np.float32),) * 2)
+    with pytest.raises(EpisodeError, match="expert failed on 2 seeds in a row; 0 episodes are kept"):
         record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
 
 
@@ -241,7 +242,7 @@ def test_the_recorded_observation_is_the_one_before_the_action(tmp_path):
     record(RecordConfig(TASKS[0], CAMERAS), tmp_path, 1)
     episode = Episode(tmp_path / "episode_0.hdf5")
     venv = make_vector_env(TASKS[0], 1)
-    expert = ScriptedExpert(TASKS[0])
+    expert = Demonstrator(TASKS[0])
     for step in rollout(venv, expert, [0]):
         np.testing.assert_array_equal(episode.qpos[step.t], step.observation["qpos"][0])
         np.testing.assert_array_equal(episode.action[step.t], step.action[0])

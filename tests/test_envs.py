@@ -14,7 +14,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from demos.experts import HORIZON, ScriptedExpert
+from demos.demonstrators import Demonstrator
+from demos.motion import HORIZON
 from envs.aloha import CAMERAS, HOME_ACTION, JOINT_NAMES, finger_from_gripper, gripper_from_finger
 from envs.bimanual import BimanualEnv
 from envs.rollout import VectorEnv, make_vector_env, render_cameras
@@ -188,7 +189,7 @@ def test_objects_are_placed_in_their_regions(env_id, regions):
 @pytest.mark.parametrize("env_id", TASKS)
 def test_an_episode_climbs_the_stages_and_succeeds_by_friction_alone(env_id):
     venv = make_vector_env(env_id)
-    env, expert = venv.envs[0].unwrapped, ScriptedExpert(env_id)  # pyright: ignore[reportAttributeAccessIssue]
+    env, expert = venv.envs[0].unwrapped, Demonstrator(env_id)  # pyright: ignore[reportAttributeAccessIssue]
     assert env.model.neq == 0, "nothing is welded"
     observation, _ = venv.reset(seed=[11])
     expert.reset([11], observation)
@@ -218,7 +219,7 @@ def test_strict_success_is_not_granted_while_the_other_hand_holds_on():
 
 @pytest.mark.parametrize("giver", ["left", "right"])
 def test_either_arm_may_hand_over_and_both_from_the_same_beginning(giver):
-    env, expert = make(TASKS[2], horizon=HORIZON), ScriptedExpert(TASKS[2])
+    env, expert = make(TASKS[2], horizon=HORIZON), Demonstrator(TASKS[2])
     for seed in (0, 1, 2):
         observation, info = env.reset(seed=seed)
         assert env.variant == ""
@@ -292,7 +293,7 @@ def test_a_bad_action_is_refused():
 
 @pytest.mark.parametrize("env_id", TASKS)
 def test_a_recorded_pose_is_put_back_as_it_was_observed(env_id):
-    env, expert = make(env_id), ScriptedExpert(env_id)
+    env, expert = make(env_id), Demonstrator(env_id)
     observation, _ = env.reset(seed=1)
     commands, _ = expert.commands(1, observation["env_state"])
     for action in commands[:150]:

@@ -21,9 +21,9 @@ from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
 from act.policies.vision import Keypoints
 from act.presets import PRESETS, settings
 from act.sampling import BEGINNING
-from demos.moves import SCRIPTS
 from demos.phrases import PHRASINGS_PER_EPISODE, SEEN, UNSEEN, expanded, phrasings, sample_phrasings
 from demos.spec import EpisodeError
+from demos.tasks import TASKS as MOTIONS
 from envs import TASKS
 from envs.results import EpisodeResult, summarize
 from envs.video import captioned
@@ -39,7 +39,9 @@ def test_a_grammar_is_all_of_its_sentences():
 
 
 def test_every_way_of_every_task_has_words_and_paraphrases_that_no_demonstration_is_told():
-    for env_id, ways in SCRIPTS.items():
+    for env_id, task in MOTIONS.items():
+        ways = task.smooth
+        assert ways.keys() == task.published.keys()
         assert SEEN[env_id].keys() == UNSEEN[env_id].keys() == ways.keys()
         seen = {sentence for way in ways for sentence in phrasings(env_id, way)}
         assert len(seen) == sum(len(phrasings(env_id, way)) for way in ways), "no two ways are told with the same words"

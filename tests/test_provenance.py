@@ -9,9 +9,8 @@ import h5py
 import pytest
 
 import envs
+from demos.demonstrators import Demonstrator
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert
-from demos.operators import Operator
 from demos.provenance import MATTERING, changes, provenance
 from demos.record import RecordConfig, record
 from demos.spec import EpisodeError
@@ -52,11 +51,10 @@ def tell(folder: Path, **attributes: str) -> None:
     [
         ({"noise": 0.02}, "noise is 0.0 here, 0.02 there"),
         ({"first_seed": 7}, "first_seed is 0 here, 7 there"),
-        ({"operator": "plain"}, "expert is scripted here, plain there; operator is none here, plain there"),
+        ({"demonstrator": "plain"}, "expert is scripted here, plain there"),
         (
-            {"operator": "hasty", "traits": ("order", "misses")},
-            "expert is scripted here, hasty there; operator is none here, hasty there; "
-            "traits is none here, order misses there",
+            {"demonstrator": "hasty", "traits": ("order", "misses")},
+            "expert is scripted here, hasty there; traits is none here, order misses there",
         ),
     ],
 )
@@ -86,7 +84,7 @@ def test_another_origin_is_noticed(folder: Path, name: str):
 
 def test_folders_from_before_are_continued_and_then_told(folder: Path):
     with h5py.File(folder / "episode_0.hdf5", "r+") as root:
-        for name in ("scene", "code", "versions", "operator", "traits"):
+        for name in ("scene", "code", "versions", "traits"):
             del root.attrs[name]
     record(CONFIG, folder, 2)
     told = Episode(folder / "episode_1.hdf5").attributes
@@ -98,7 +96,7 @@ def test_folders_from_before_are_continued_and_then_told(folder: Path):
 def test_a_file_without_a_seed_cannot_be_continued(folder: Path):
     with h5py.File(folder / "episode_0.hdf5", "r+") as root:
         del root.attrs["seed"]
-    message = f"{folder}/episode_0.hdf5: does not tell its seed, so the next one is unknown; name another folder"
+    message = f"{folder}/episode_0.hdf5: has no seed, so the next one is unknown; name another folder"
     assert refusal(CONFIG, folder) == message
 
 
@@ -109,14 +107,14 @@ def test_other_packages_and_words_of_others_do_not_matter():
 
 
 def test_the_code_is_what_it_does_not_how_it_is_written(tmp_path: Path, monkeypatch):
-    expert, env = ScriptedExpert(CONFIG.env_id), TransferCubeEnv()
+    expert, env = Demonstrator(CONFIG.env_id), TransferCubeEnv()
     before = provenance(env, expert)
-    module = sys.modules["demos.experts"]
-    source, copy = Path(str(module.__file__)).read_text(), tmp_path / "experts.py"
+    module = sys.modules["demos.motion"]
+    source, copy = Path(str(module.__file__)).read_text(), tmp_path / "motion.py"
     monkeypatch.setattr(module, "__file__", str(copy))
     copy.write_text("# another comment\n" + source.replace('"""', '"""Other words. ', 1).replace(" = ", "  =  "))
     assert provenance(env, expert) == before
-    copy.write_text(source.replace("0.05", "0.06", 1))
+    copy.write_text(source.replace("RAMP = 8", "RAMP = 9", 1))
     assert copy.read_text() != source
     after = provenance(env, expert)
     assert (after["scene"], after["code"] != before["code"]) == (before["scene"], True)
@@ -124,7 +122,7 @@ def test_the_code_is_what_it_does_not_how_it_is_written(tmp_path: Path, monkeypa
 
 
 def test_the_scene_is_all_its_files_without_their_comments(tmp_path: Path, monkeypatch):
-    expert, env = ScriptedExpert(CONFIG.env_id), TransferCubeEnv()
+    expert, env = Demonstrator(CONFIG.env_id), TransferCubeEnv()
     before = provenance(env, expert)
     assets = Path(shutil.copytree(ASSETS, tmp_path / "assets"))
     monkeypatch.setattr("demos.provenance.ASSETS", assets)
@@ -140,7 +138,7 @@ def test_the_scene_is_all_its_files_without_their_comments(tmp_path: Path, monke
 
 def test_tasks_and_demonstrators_have_origins_of_their_own():
     cube, insertion = TransferCubeEnv(), InsertionEnv()
-    expert, operator = ScriptedExpert(CONFIG.env_id), Operator(CONFIG.env_id)
+    expert, operator = Demonstrator(CONFIG.env_id), Demonstrator(CONFIG.env_id, "plain")
     assert (
         provenance(cube, expert)["scene"]
         == provenance(cube, operator)["scene"]

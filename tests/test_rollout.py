@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_envs import SETTINGS, TASKS
 
-from demos.experts import ScriptedExpert
+from demos.demonstrators import Demonstrator
 from envs.aloha import HOME_ACTION
 from envs.results import (
     STORED_NAMES,
@@ -122,8 +122,8 @@ def test_a_wave_ends_once_all_of_it_has_succeeded():
     """And an episode's figures are those until its success, whatever else was in its wave."""
     together, alone = (make_vector_env(TASKS[0], n, parallel=False, horizon=600) for n in (2, 1))
     steps: list[int] = []
-    results = evaluate(together, ScriptedExpert(TASKS[0]), range(4), watch=lambda step: steps.append(step.t))
+    results = evaluate(together, Demonstrator(TASKS[0]), range(4), watch=lambda step: steps.append(step.t))
     assert all(result.success and result.success_published for result in results)
     assert max(steps) < 450
     assert [result.length for result in results] == [(result.success_step or 0) + 1 for result in results]
-    assert evaluate(alone, ScriptedExpert(TASKS[0]), range(4)) == results
+    assert evaluate(alone, Demonstrator(TASKS[0]), range(4)) == results

@@ -22,7 +22,7 @@ def loaded_by(code: str) -> set[str]:
             {"demos", "act", "scripts", "torch", "h5py"},
         ),
         (
-            "import demos.experts, demos.record, demos.replay, demos.session",
+            "import demos.demonstrators, demos.record, demos.replay, demos.session",
             {"act", "scripts", "torch", "wandb", "viser"},
         ),
         ("import demos.episode, demos.writer", {"envs", "mujoco", "gymnasium", "act", "torch"}),
@@ -67,7 +67,7 @@ def test_a_command_line_answers_without_what_takes_seconds_to_import(script):
         ["rollout.py", "--checkpoint", "nowhere"],
         ["view.py", "nowhere"],
         ["view.py", "nowhere.json"],
-        ["ways.py", "--checkpoint", "nowhere", "--data", "nowhere", "--png", "a.png"],
+        ["latent_plot.py", "--checkpoint", "nowhere", "--data", "nowhere", "--png", "a.png"],
         ["teleop.py", "--checkpoint", "nowhere", "--out", "data"],
     ],
     ids=" ".join,

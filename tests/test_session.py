@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_teleop import Sweep
 
+from demos.demonstrators import Demonstrator
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert
 from demos.replay import replay
 from demos.session import FIRST_SEED, Pace, Session
 from demos.spec import EpisodeError
@@ -145,10 +145,10 @@ def test_the_pace_is_real_time_and_counts_what_is_late():
 
 def test_an_expert_helps_through_the_rollout_loop(tmp_path):
     """The left arm's commands are the scripted expert's, step for step."""
-    agent = TeleopAgent(ScriptedExpert(TASK), ("left",))
+    agent = TeleopAgent(Demonstrator(TASK), ("left",))
     session = Session(TASK, CAMERAS, agent, tmp_path, seed=3, horizon=60)
     run(session, ("waiting", "start"), (30, "save"), ("waiting", "quit"))
-    venv, expert = make_vector_env(TASK), ScriptedExpert(TASK)
+    venv, expert = make_vector_env(TASK), Demonstrator(TASK)
     observation, _ = venv.reset(seed=[3])
     commands, _ = expert.commands(3, observation["env_state"][0])
     venv.close()

@@ -19,11 +19,11 @@ from act.chunking import default_executor
 from act.grippers import gripper_events
 from act.targets import targets_of
 from demos.episode import Episode, find_episodes
-from demos.experts import CLOSED, OPEN
 from demos.kinematics import GRIPPER_RANGE
-from demos.moves import Hands, Move, Script, pause, picking
+from demos.motion import Motion, MotionEngine, Segment, pause
 from demos.record import spec_of
 from demos.spec import ALOHA_JOINTS
+from demos.tool_poses import CLOSED, OPEN, pitched
 from demos.writer import EpisodeWriter
 from envs.bimanual import ASSETS, BimanualEnv, pose
 from envs.results import evaluate, summarize
@@ -80,30 +80,30 @@ class Person:
     cameras: tuple[str, ...] = ()
 
     def __init__(self):
-        self.hands = Hands()
+        self.engine = MotionEngine()
 
     def reset(self, seeds, observation):
         plate, block = observation["env_state"][0][:2].astype(float), observation["env_state"][0][7:9].astype(float)
-        home, pick = {arm: self.hands.home(arm) for arm in ("left", "right")}, picking("right")
+        pick = pitched("right")
         here, there, then = ([*place, 0.02] for place in (plate, plate - [0.12, 0.0], block))
         up = np.array([0, 0, 0.09])
 
         def visit(place, steps, gripper, then):
-            over = Move("over", steps, place + up, pick, gripper)
-            return [over, Move("reach", 35, place, pick, gripper), Move("close", 25, place, pick, then)]
+            over = Segment(steps, place + up, pick, gripper, "over")
+            return [over, Segment(35, place, pick, gripper, "reach"), Segment(25, place, pick, then, "close")]
 
         moves = [
-            home["right"],
             *visit(here, 80, OPEN, CLOSED),
-            Move("free", 35, here + up, pick, CLOSED),
+            Segment(35, here + up, pick, CLOSED),
             *visit(there, 45, CLOSED, OPEN),
-            Move("free", 35, there + up, pick, OPEN),
+            Segment(35, there + up, pick, OPEN),
             *visit(then, 60, OPEN, CLOSED),
-            Move("free", 50, then + up, pick, CLOSED),
+            Segment(50, then + up, pick, CLOSED),
         ]
-        stay = {"left": [home["left"], pause(home["left"], 1)], "right": moves}
+        stay = {"left": [pause(self.engine.home("left"), 1)], "right": moves}
         end = {arm: [pause(stay[arm][-1], 40)] for arm in stay}
-        self.commands, self.t = self.hands.carry_out(Script(stay, end)), 0
+        motion = self.engine.from_home(Motion(stay, end))
+        (self.commands, _), self.t = self.engine.trajectory(motion), 0
 
     def needs_images(self) -> bool:
         return False

@@ -127,15 +127,15 @@ def demonstrator_successes(who: RecordConfig, seeds: int, workers: int) -> Itera
             strict, published = np.sum(list(runs), axis=0)
             low, high = wilson_interval(int(strict), seeds)
             yield (
-                f"{task}: {who.operator or f'expert, noise {who.noise:g}'}",
+                f"{task}: {f'expert, noise {who.noise:g}' if who.demonstrator == 'expert' else who.demonstrator}",
                 f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
                 f"{published} published",
             )
 
 
 def _demonstrate(config: RecordConfig, seeds: Sequence[int]) -> tuple[int, int]:
-    agent, horizon = config.demonstrator()
-    venv = make_vector_env(config.env_id, horizon=horizon)
+    agent = config.make_demonstrator()
+    venv = make_vector_env(config.env_id, horizon=agent.horizon)
     results = evaluate(venv, agent, seeds)
     venv.close()
     return sum(result.success for result in results), sum(result.success_published for result in results)

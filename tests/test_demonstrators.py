@@ -3,19 +3,26 @@
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled functions have no type stubs.)
 
+import importlib
+import re
+
 import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+import tyro
 
 import envs
+import scripts.record
+from demos.demonstrators import DEMONSTRATORS, Demonstrator, Row
 from demos.episode import Episode, find_episodes
-from demos.experts import ScriptedExpert, choose_variant
 from demos.ik import BimanualIK, quaternion_matrix
-from demos.moves import MAX_CHANGE, SCRIPTS, picking
-from demos.operators import OPERATORS, TRAITS, Operator
+from demos.motion import PUBLISHED
 from demos.record import RecordConfig, record
 from demos.spec import EpisodeError
+from demos.tasks import TASKS, choose_variant
+from demos.tool_poses import pitched
+from demos.traits import TRAITS
 from envs.aloha import HOME_ACTION
 
 CUBE, INSERTION, HAND_OVER = (envs.env_id(task) for task in ("transfer_cube", "insertion", "hand_over"))
@@ -34,15 +41,15 @@ def cube() -> np.ndarray:
 
 
 def commands(cube: np.ndarray, *traits: str, seed: int = 0, name: str = "plain") -> np.ndarray:
-    return Operator(CUBE, name, traits).commands(seed, cube)
+    return Demonstrator(CUBE, name, traits=traits).commands(seed, cube)[0]
 
 
-def succeeds(env_id: str, operator: Operator, seed: int) -> bool:
+def succeeds(env_id: str, demonstrator: Demonstrator, seed: int) -> bool:
     env = gym.make(env_id, disable_env_checker=True, lazy=True, horizon=5000)
     observation, info = env.reset(seed=seed)
-    operator.reset([seed], {name: value[None] for name, value in observation.items()})
-    for _ in range(operator.length):
-        observation, _, _, _, info = env.step(operator({})[0])
+    demonstrator.reset([seed], {name: value[None] for name, value in observation.items()})
+    for _ in range(demonstrator.length):
+        observation, _, _, _, info = env.step(demonstrator({})[0])
     return info["is_success"]
 
 
@@ -62,14 +69,14 @@ def stretches_without_motion(commanded: np.ndarray) -> list[int]:
 def test_either_arm_gives_where_either_may(tmp_path):
     """As often as the other, by operator and expert, and each episode's file tells which."""
     states = np.stack([first_state(HAND_OVER, 0)] * 3)
-    chosen = [choose_variant(SCRIPTS[HAND_OVER], seed) for seed in range(200)]
+    chosen = [choose_variant(TASKS[HAND_OVER].published, seed) for seed in range(200)]
     assert 80 < chosen.count("left") < 120
-    for who in (Operator(HAND_OVER), ScriptedExpert(HAND_OVER)):
+    for who in (Demonstrator(HAND_OVER, "plain"), Demonstrator(HAND_OVER)):
         who.reset(range(3), {"env_state": states})
         assert who.variants == chosen[:3]
     for way in ("left", "right"):
         seed = chosen.index(way)
-        assert succeeds(HAND_OVER, Operator(HAND_OVER), seed)
+        assert succeeds(HAND_OVER, Demonstrator(HAND_OVER, "plain"), seed)
         record(RecordConfig(HAND_OVER, {"top": (12, 16)}, first_seed=seed), tmp_path / way, 1)
         path = find_episodes(tmp_path / way)[0]
         assert Episode(path).attributes["variant"] == way
@@ -86,7 +93,7 @@ def test_plain_moves_as_published(cube):
     for t, offset in ((90, 0.08), (130, -0.015), (170, -0.015)):
         position, rotation = ik.forward("right", commanded[t - 1, 7:13])
         np.testing.assert_allclose(position, cube[:3] + [0, 0, offset], atol=2e-3)
-        np.testing.assert_allclose(rotation, quaternion_matrix(picking("right")), atol=0.02)
+        np.testing.assert_allclose(rotation, quaternion_matrix(pitched("right")), atol=0.02)
     position, _ = ik.forward("right", commanded[110 - 1, 7:13])  # half way down, at constant speed
     np.testing.assert_allclose(position, cube[:3] + [0, 0, (0.08 - 0.015) / 2], atol=2e-3)
     for t, x in ((100, -0.1), (260, 0.02)):
@@ -102,7 +109,7 @@ def test_an_episode_follows_from_its_seed(cube):
 
 
 def test_episodes_side_by_side_are_those_of_each_alone(cube):
-    operator = Operator(CUBE, "mixed")
+    operator = Demonstrator(CUBE, "mixed")
     operator.reset([3, 4], {"env_state": np.stack([cube, cube])})
     together = np.stack([operator({}) for _ in range(operator.length)], axis=1)
     for i, seed in enumerate((3, 4)):
@@ -116,7 +123,7 @@ def test_commands_start_at_home_and_never_jump(cube, name):
     for seed in range(3):
         commanded = commands(cube, name=name, seed=seed)
         change = np.abs(np.diff(commanded, axis=0, prepend=HOME_ACTION[None]))
-        assert np.delete(change, [6, 13], axis=1).max() <= MAX_CHANGE + 1e-6
+        assert np.delete(change, [6, 13], axis=1).max() <= PUBLISHED.max_joint_step + 1e-6
         assert ((commanded[:, [6, 13]] >= 0) & (commanded[:, [6, 13]] <= 1)).all()
 
 
@@ -198,34 +205,56 @@ def test_a_trait_draws_the_same_whatever_the_others_do(cube):
 
 
 @pytest.mark.parametrize("env_id", [CUBE, INSERTION])
-@pytest.mark.parametrize("name", OPERATORS)
-def test_operators_mostly_succeed(env_id, name):
-    assert any(succeeds(env_id, Operator(env_id, name), seed) for seed in range(3))
+@pytest.mark.parametrize("name", DEMONSTRATORS)
+def test_demonstrators_mostly_succeed(env_id, name):
+    """Exactly where they did when this was written; rates on hundreds of seeds stand in the documentation."""
+    failed = {(CUBE, "hasty"): 27, (INSERTION, "mixed"): 0}
+    expected = {0: True, 1: True} | ({failed[env_id, name]: False} if (env_id, name) in failed else {})
+    assert {seed: succeeds(env_id, Demonstrator(env_id, name), seed) for seed in expected} == expected
 
 
 @pytest.mark.parametrize("trait", TRAITS)
 def test_every_trait_alone_succeeds(trait):
-    assert succeeds(CUBE, Operator(CUBE, "plain", (trait,)), seed=1)
+    assert succeeds(CUBE, Demonstrator(CUBE, "plain", traits=(trait,)), seed=1)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(EpisodeError, match="unknown operator 'me'; known operators: plain, careful, hasty, mixed"):
-        Operator(CUBE, "me")
-    with pytest.raises(EpisodeError, match="unknown trait 'hurry'; known traits: approaches, misses, "):
-        Operator(CUBE, "plain", ("hurry",))
-    with pytest.raises(EpisodeError, match="no operator knows 'Tiny-v0'"):
-        Operator("Tiny-v0")
+    with pytest.raises(EpisodeError, match=r"'me'; known demonstrators: expert, plain, careful, hasty, mixed$"):
+        Demonstrator(CUBE, "me")
+    with pytest.raises(EpisodeError, match="'hurry'; known traits: approaches, misses, "):
+        Demonstrator(CUBE, "plain", traits=("hurry",))
+    with pytest.raises(EpisodeError, match=r"'Tiny-v0'; .*: BimanualTransferCube-v0, "):
+        Demonstrator("Tiny-v0")
 
 
-def test_noise_and_traits_belong_to_one_demonstrator():
-    with pytest.raises(EpisodeError, match=r"noise 0.05 is the scripted expert's; an operator strays by its traits"):
-        RecordConfig(CUBE, {}, noise=0.05, operator="plain")
-    with pytest.raises(EpisodeError, match=r"traits \(tempo\) are an operator's; name one, plain for example"):
+def test_noise_and_traits_belong_to_one_motion_each():
+    with pytest.raises(EpisodeError, match=r"noise 0.05 .* plain; .* expert$"):
+        RecordConfig(CUBE, {}, noise=0.05, demonstrator="plain")
+    with pytest.raises(EpisodeError, match=r"expert .* \(tempo\); .*: plain, careful, hasty, mixed$"):
         RecordConfig(CUBE, {}, traits=("tempo",))
 
 
+def test_a_demonstrator_is_one_row_of_the_table(tmp_path, monkeypatch, capsys):
+    """A new row is offered by scripts/record.py, records through it, and its name stands in the file."""
+    row = Row("half as fast", traits={"tempo": {"slowest": 0.5, "fastest": 0.5}})
+    monkeypatch.setitem(DEMONSTRATORS, "slow", row)
+    script = importlib.reload(scripts.record)  # --help is made of the table as the script is loaded
+    flags = f"--task transfer_cube --out {tmp_path} --episodes 1 --height 12 --width 16 --seed 1 --demonstrator slow"
+    script.main(tyro.cli(script.Args, args=flags.split()))
+    with pytest.raises(SystemExit):
+        tyro.cli(script.Args, args=["--help"])
+    helped = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert "{expert,plain,careful,hasty,mixed,slow}" in helped
+    assert "slow: half as fast" in helped
+    monkeypatch.undo()
+    importlib.reload(script)
+    [path] = find_episodes(tmp_path)
+    assert Episode(path).expert == "slow"
+    assert Episode(path).length == 2 * 400 - 40  # the wait at the end takes as long as ever
+
+
 def test_recording_an_operator(tmp_path):
-    config = RecordConfig(CUBE, {"top": (12, 16)}, operator="hasty", traits=("idle_ends",))
+    config = RecordConfig(CUBE, {"top": (12, 16)}, demonstrator="hasty", traits=("idle_ends",))
     done = record(config, tmp_path, 2)
     assert done.episodes == 2
     first, second = (Episode(path) for path in find_episodes(tmp_path))
@@ -236,7 +265,7 @@ def test_recording_an_operator(tmp_path):
         assert episode.attributes["traits"] == "idle_ends"
         assert episode.expert_action is None  # what was commanded is all there is
         observed = first_state(CUBE, episode.seed or 0)
-        expected = Operator(CUBE, "hasty", ("idle_ends",)).commands(episode.seed or 0, observed)
+        expected, _ = Demonstrator(CUBE, "hasty", traits=("idle_ends",)).commands(episode.seed or 0, observed)
         np.testing.assert_array_equal(episode.action, expected)
-    with pytest.raises(EpisodeError, match="operator is hasty here, careful there"):
-        record(RecordConfig(CUBE, {"top": (12, 16)}, operator="careful", traits=("idle_ends",)), tmp_path, 3)
+    with pytest.raises(EpisodeError, match="expert is hasty here, careful there"):
+        record(RecordConfig(CUBE, {"top": (12, 16)}, demonstrator="careful", traits=("idle_ends",)), tmp_path, 3)
