@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from act.errors import ConfigError
 
@@ -121,3 +123,12 @@ def join_world() -> Iterator[World]:
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether a collective operation failed, as it does when another process ends or its machine is gone."""
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def data_parallel(policy: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The policy as one of several processes' that take the same steps."""
+    norms = [m for m in policy.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    if norms and device.type == "cuda":  # CPUs have none: each process then has its own statistics
+        policy = nn.SyncBatchNorm.convert_sync_batchnorm(policy)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(policy, devices, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,4 +1,6 @@
-"""In which order a training takes the starts of its episodes, and which of them it takes more often."""
+"""Which starts a training takes, how often, and in which order: split, balance, oversampling and shuffling."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,30 +11,46 @@ from act.errors import ConfigError
 BEGINNING = 20  # steps of an episode
 
 
+def split_groups(groups: Sequence[object], val_fraction: float, seed: int) -> np.ndarray:
+    """Which episodes are for validation, (episodes,) bool; episodes with equal `groups` stay on the same side.
+
+    At least one group is for validation if `val_fraction` is positive and there are several.
+    """
+    unique = list(dict.fromkeys(groups))
+    count = round(val_fraction * len(unique))
+    if val_fraction > 0 and len(unique) > 1:
+        count = min(max(count, 1), len(unique) - 1)
+    chosen = {unique[i] for i in np.random.default_rng(seed).permutation(len(unique))[:count]}
+    return np.array([group in chosen for group in groups])
+
+
 def balance_tasks(starts: Tensor, task: Tensor) -> Tensor:
-    """Starts (N,) of which each task, (S,) one of every start, has as many: those of shorter ones come again."""
+    """Repeats starts (N,) until every task has equally many; `task` (S,) is that of every step."""
     own = [starts[task[starts] == i] for i in task[starts].unique()]
     most = max(map(len, own))
     return torch.cat([each[torch.arange(most) % len(each)] for each in own])
 
 
-def oversample_beginnings(starts: Tensor, step: Tensor, share: float) -> Tensor:
-    """Starts (N,) of which a share are from the beginning of an episode, `step` (S,) steps after it; none is left out.
+def oversample_beginnings(starts: Tensor, step: Tensor, fraction: float) -> Tensor:
+    """Repeats the first `BEGINNING` steps of each episode until they are a fraction of the starts (N,).
 
-    What words or chance decide they decide there: soon the arms, which are seen too, give away where they are going,
-    and a policy that learns from every step alike decides in no more than a few per cent of them.
+    An instruction, or chance, decides the motion in these steps alone: afterwards the joint positions correlate with
+    the goal. A policy that learns from every step equally sees the decision in a few per cent of its batches.
+
+    Args:
+        step: (S,) steps since the first one of the episode.
     """
     early, late = starts[step[starts] < BEGINNING], starts[step[starts] >= BEGINNING]
-    times = share / (1 - share) * len(late) / max(1, len(early))
+    times = fraction / (1 - fraction) * len(late) / max(1, len(early))
     return torch.cat([late, early.repeat(max(1, round(times)))])
 
 
 class ShuffledStarts:
-    """An endless order of starts, shuffled anew in every pass and without repetition within one.
+    """An endless order of starts, shuffled anew in every pass, without repetition within a pass.
 
-    Batch i is a pure function of (starts, batch_size, seed, i): a resumed run needs no more than its step number.
-    A batch is divided into `accumulate` parts, one after the other, and each of them among `size` processes, so that
-    the batches do not depend on either number.
+    Batch i is a pure function of (starts, batch_size, seed, i): a resumed run needs only its step number.
+    A batch has `accumulate` parts, and the processes share each part. So the batches depend neither on the number of
+    parts nor on that of processes.
 
     Args:
         starts: (N,) int64.

@@ -1,8 +1,10 @@
-"""What a policy learns from an episode: which steps, which commands, and one line that says what was changed.
+"""The training targets of one episode: its commands, its keyframes, and the steps that are learnt.
 
-commands as recorded, or as the expert intended them where the file has both
-  → without failed grasps    (`act.grippers`, drop_failed_grasps)
-  → without idle steps       (`act.keyframes.moving_steps`, drop_idle_steps)
+    commands as recorded, or as the expert intended them where the file has both
+      → without failed grasps    (drop_failed_grasps)
+      → without idle steps       (drop_idle_steps)
+
+`targets_of` alone calls the analysis of demonstrations.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from act.grippers import FailedGrasp, find_failed_grasps
-from act.keyframes import as_meant, meant_steps, moving_steps
+from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.train_config import LearnFrom
 from demos import kinematics
 from demos.episode import Episode
@@ -25,36 +27,41 @@ class Targets:
     """What is learnt from one episode of T steps.
 
     Attributes:
-        action: (T, A) commands, as in the file but for failed grasps.
-        meant: (T, A) bool, False where an arm is on its way to a failed grasp or back; None where all is meant.
-        kept: (N,) the steps that are learnt from, in order.
-        failed: the failed grasps that are not learnt.
+        action: (T, A) commands in physical units, without failed grasps if these are dropped.
+        keyframe: (T, K) where each arm goes next.
+        intended: (T, A) bool, False where an arm is on its way to a failed grasp or back; None where all are True.
+        kept: (N,) the steps that are learnt, in order.
+        failed: the failed grasps that were dropped.
     """
 
     action: np.ndarray
-    meant: np.ndarray | None
+    keyframe: np.ndarray
+    intended: np.ndarray | None
     kept: np.ndarray
     failed: Sequence[FailedGrasp]
 
 
-def targets_of(episode: Episode, keep_end: int, *, drop_idle_steps: bool, drop_failed_grasps: bool) -> Targets:
-    """What is learnt from an episode.
+def targets_of(
+    episode: Episode, keep_end: int, *, drop_idle_steps: bool, drop_failed_grasps: bool, from_grasp: bool = False
+) -> Targets:
+    """The training targets of an episode.
 
     Args:
-        keep_end: of a pause at the end, so many steps are kept.
-        drop_idle_steps: leave idle steps out.
-        drop_failed_grasps: leave failed grasps out.
+        keep_end: how many steps of an idle stretch at the end are kept.
+        drop_idle_steps: remove steps in which neither an arm nor a gripper moves.
+        drop_failed_grasps: remove failed grasp attempts.
+        from_grasp: the first keyframe is a grasp, see `act.keyframes.keyframes`.
     """
-    # What the expert intended where that is told: detours of a recording are there to be left, not to be imitated.
+    # Perturbations of a recording are there to be corrected, not to be imitated.
     action = episode.action if episode.expert_action is None else episode.expert_action
-    names, meant, failed = episode.spec.joint_names, None, list[FailedGrasp]()
+    names, intended, failed = episode.spec.joint_names, None, list[FailedGrasp]()
     if drop_failed_grasps:
         known = episode.sim and kinematics.knows(names)
         failed = find_failed_grasps(action, episode.qpos, names, kinematics.GRIPPER_RANGE if known else None)
-        meant = meant_steps(action, episode.qpos, names, failed)
+        intended = meant_steps(action, episode.qpos, names, failed)
         action = as_meant(action, episode.qpos, names, failed)
     kept = moving_steps(action, names, keep_end).nonzero()[0] if drop_idle_steps else np.arange(len(action))
-    return Targets(action, meant, kept, failed)
+    return Targets(action, keyframes(action, episode.qpos, names, from_grasp), intended, kept, failed)
 
 
 def starts_of(episode: Episode, learn_from: LearnFrom) -> np.ndarray:

@@ -1,22 +1,21 @@
-"""The optimisation loop, for any policy of `act.policies.base`.
+"""The training loop, for any policy of `act.policies.base`.
 
     for step in 1 … steps:
         batch step-1 of the shuffled starts → policy(batch)["loss"] → backward → clip → AdamW → moving average
         every log_every    means of the losses since the last time: the only wait for the device
         every val_every    losses on fixed starts of the validation episodes
-        every eval_every   success of rollouts, if the caller gave a way to measure it
+        every eval_every   success of rollouts, if the caller passed a function that measures it
         every save_every   a checkpoint
 
-What happens in a step depends on nothing but the seed, the step number and the checkpointed state: random numbers
-begin anew in every step. So a resumed run repeats the losses of one that was never stopped: bit for bit on a CPU, up to
-the order of floating point sums on CUDA.
+A step is a function of the seed, the step number and the checkpointed state: every step seeds the random numbers anew.
+So a resumed run repeats the losses of an uninterrupted one: bit for bit on a CPU, up to the order of floating point
+sums on CUDA.
 
-Started by torchrun, every process computes its share of each batch and all take the same step (DDP). The batches do
-not depend on the number of processes, so a run may be resumed with another one; only what is random within a step
-(dropout, z) is drawn by each process for itself. Rank 0 alone writes, validates and rolls out.
+With torchrun, every process computes its share of each batch and all take the same step (DDP). The batches do not
+depend on the number of processes, so a run can be resumed with another number. Random numbers within a step (dropout,
+z) differ between processes. Rank 0 alone writes, validates and rolls out.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,25 +28,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from act.checkpoint import describe, read_checkpoint, to_bytes
 from act.dataset import ChunkDataset
 from act.device import autocast, pick_device, pick_dtype
-from act.distributed import ALONE, World, is_lost_process
+from act.distributed import ALONE, World, data_parallel
+from act.ema import MovingAverage
 from act.errors import ConfigError
 from act.memory import memory_named
 from act.policies.base import Batch, Policy
-from act.reading import WITHOUT, lost_reader
 from act.run_folder import RunFolder
 from act.sampling import ShuffledStarts
 from act.stopping import StopSignals
+from act.stored_names import current_names
 from act.train_config import TrainConfig
+from act.training_errors import lost_processes_named, memory_advice, not_finite
+from act.validation import Selection, is_due
 
 
 class Trainer:
-    """Everything that changes while a policy is trained, and the loop that changes it.
+    """The training state, and the loop that advances it.
 
     Args:
         policy: freshly made, its normaliser fitted on the training split. It is moved to the device.
@@ -55,8 +56,11 @@ class Trainer:
         config: the settings.
         folder: a claimed run folder. If it holds a checkpoint, training continues from there.
         evaluate: measures a policy in rollouts and returns figures, "success_rate" among them; every eval_every steps.
-        log: is given each record of metrics, "step" among them, after it was written to the folder.
+        log: called with each record of metrics, "step" among them, after it was written to the folder.
         world: the processes that train together; every one of them makes a Trainer.
+
+    Raises:
+        ConfigError: the checkpoint in the folder has other settings, or is beyond `config.steps`.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Trainer:
         world: World = ALONE,
     ):
         self.config, self.dataset, self.folder, self.world = config, dataset, folder, world
-        self.evaluate, self.log = evaluate if config.eval_every else None, log
+        self.log = log
         self.device = pick_device(world.device(config.device))
         self.dtype = pick_dtype(config.dtype, self.device)
         if self.device.type == "cuda":
@@ -79,13 +83,13 @@ class Trainer:
             torch.backends.cudnn.benchmark = True  # all batches have the same shape
         self.policy = policy.to(self.device).train()
         averaged = config.ema_decay and world.is_main
-        self.ema = copy.deepcopy(self.policy).eval().requires_grad_(False) if averaged else None
+        self.ema = MovingAverage(self.policy, config.ema_decay) if averaged else None
         groups = policy.parameter_groups(config.lr)
         self.highest_lr = [group["lr"] for group in groups]
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.step = 0
-        self.best: float | None = None  # success rate, or validation L1 with its sign turned: higher is better
+        self.selection = Selection(dataset, config, evaluate if config.eval_every else None)
         self.unmeasured = False  # whether a signal broke off what is measured at this step
         self.sums: dict[str, Tensor] = {}  # of losses since the last log, on the device
         if folder.last.exists():
@@ -111,7 +115,7 @@ class Trainer:
             size=world.size,
         )
         batches = self.dataset.batches(order, self.step, config.steps, self.device, config.num_workers)
-        model = self._parallel(self.policy) if world.size > 1 else self.policy
+        model = data_parallel(self.policy, self.device) if world.size > 1 else self.policy
         forward = torch.compile(model) if config.compile else model
         bar = tqdm(
             initial=self.step,
@@ -122,7 +126,12 @@ class Trainer:
             smoothing=0.05,
         )
         clock, clocked = time.perf_counter(), self.step
-        with StopSignals() as stop, bar, _lost_processes_named(self), memory_named(self._needs):
+        with (
+            StopSignals() as stop,
+            bar,
+            lost_processes_named(lambda: (self.step, self.kept())),
+            memory_named(self._memory_advice),
+        ):
             if self.unmeasured and world.is_main:
                 self._save(self._measure_unless(stop))
             while self.step < config.steps:
@@ -149,21 +158,12 @@ class Trainer:
                     is_best = self._measure_unless(stop)
                     stopped = stopped or (stop.asked and world.size == 1)  # others ask again after their next step
                     if is_best or stopped or self._due(config.save_every):
-                        nothing_measured = self.evaluate is None and not len(self.dataset.val)
+                        nothing_measured = not self.selection.measures
                         self._save(is_best or nothing_measured)  # then the newest is the best
                     clock += time.perf_counter() - paused
                 if stopped:
                     break
         return self.step == config.steps and not self.unmeasured
-
-    def _parallel(self, policy: Policy) -> DistributedDataParallel:
-        """The policy as one of several that take the same steps."""
-        module: nn.Module = policy
-        norms = [m for m in policy.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
-        if norms and self.device.type == "cuda":  # there is none for CPUs: each process then has its own statistics
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(policy)
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def update(self, model: nn.Module, forward: Callable[[Batch], dict[str, Tensor]], parts: Iterable[Batch]) -> None:
         """One step with the mean gradient of this process' share of a batch, which comes in `accumulate` parts.
@@ -188,12 +188,7 @@ class Trainer:
         self._add({"grad_norm": norm, "steps": torch.ones_like(norm)})
         self.optimizer.step()
         if self.ema is not None:
-            # Early on the average would remember the random start for 1 / (1 - decay) steps.
-            decay = min(config.ema_decay, self.step / (self.step + 10))
-            average = get_ema_multi_avg_fn(decay)
-            pairs = zip(self.ema.parameters(), self.policy.parameters(), strict=True)
-            theirs, mine = zip(*((ema, each) for ema, each in pairs if each.requires_grad), strict=True)
-            average(list(theirs), list(mine), self.step)
+            self.ema.update(self.step)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -201,7 +196,7 @@ class Trainer:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.steps
+        return is_due(self.step, every, self.config)
 
     def _means(self) -> dict[str, float]:
         """Means over processes and steps since the last log, which begin anew. Waits for the device."""
@@ -212,44 +207,31 @@ class Trainer:
         return {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
 
     def _check_finite(self) -> None:
-        # The gradient is everybody's: if it is not finite, all processes stop here.
+        # All processes have the same gradient: if it is not finite, all of them stop here.
         if self.sums and not torch.isfinite(self.sums["loss"] + self.sums["grad_norm"]):
-            raise ConfigError(
-                f"the loss or its gradient is no longer finite at step {self.step} (lr {self.config.lr:g}, grad_clip "
-                f"{self.config.grad_clip:g}); a lower --lr, --grad-clip 1 or --dtype float32 would help; {self.kept()}"
-            )
+            raise not_finite(self.step, self.config, self.kept())
 
-    def _needs(self) -> str:
-        """What a step of this size takes, and what would take less, in words."""
-        config = self.config
-        parts = min(2 * config.accumulate, config.batch_size)
-        smaller = [f"--accumulate {parts} takes the same step in smaller parts"] if parts > config.accumulate else []
-        smaller += ["a smaller --batch-size"] if config.batch_size > 1 else ["a smaller policy"]
-        frames = self.dataset.frames
-        if frames and next(iter(frames.values())).device.type == "cuda":
-            smaller.append("--cache ram")
-        return (
-            f"{self.device} has too little for a step of --batch-size {config.batch_size} with --accumulate "
-            f"{config.accumulate}; {', or '.join(smaller)} would help; {self.kept()}"
-        )
+    def _memory_advice(self) -> str:
+        return memory_advice(self.config, self.device, self.dataset.frames.images, self.kept())
 
     def kept(self) -> str:
-        """What is left of the run if it ends here, in words."""
+        """Which checkpoint remains if the run ends here, in words."""
         return f"{self.folder.last} is whole" if self.folder.last.exists() else "nothing was saved yet"
 
     def _measure_unless(self, stop: StopSignals) -> bool:
-        """`_measure`, which a signal breaks off; a resumed run begins with it, then.
+        """Validation and rollouts if they are due. Returns whether this is the best step so far.
+
+        A signal breaks them off; a resumed run begins with them, then.
 
         Raises:
             Exception: of the rollouts. The step is saved before.
         """
-        rolls_out = self.evaluate is not None and self._due(self.config.eval_every)
-        if not rolls_out and not (len(self.dataset.val) and self._due(self.config.val_every)):
+        if not self.selection.due(self.step):
             return False
         self.unmeasured = True
         try:
-            with stop.at_once():
-                is_best = self._measure()
+            with stop.at_once(), self._inference() as policy:
+                is_best = self.selection.measure(policy, self.step, self._record)
         except KeyboardInterrupt:
             if not stop.asked:
                 raise
@@ -262,45 +244,19 @@ class Trainer:
         self.unmeasured = False
         return is_best
 
-    def _measure(self) -> bool:
-        """Validation and rollouts if they are due. Returns whether this is the best step so far."""
-        config, figures, score = self.config, {}, None
-        if len(self.dataset.val) and self._due(config.val_every):
-            with self._inference() as policy:
-                figures = validate(policy, self.dataset, config, self.device, self.dtype)
-            score = -figures["val/predict_l1"]
-        measured = None
-        if self.evaluate is not None:
-            score = None
-            if self._due(config.eval_every):
-                with self._inference() as policy:
-                    measured = self.evaluate(policy)
-                score = measured["success_rate"]
-        if figures:
-            self._record(figures)
-        if measured is not None:
-            self._record({f"eval/{name}": value for name, value in measured.items()})
-        if score is None or (self.best is not None and score < self.best):
-            return False
-        self.best = score
-        return True
-
     @contextmanager
     def _inference(self) -> Iterator[Policy]:
-        """The policy as its users will get it."""
-        policy = self._inference_policy().eval()
+        """The policy as its users get it, in evaluation mode."""
+        policy = self.inference_policy().eval()
         torch.manual_seed(self.config.seed)
         try:
             yield policy
         finally:
             self.policy.train()
 
-    def _inference_policy(self) -> Policy:
-        if self.ema is None:
-            return self.policy
-        for mine, theirs in zip(self.ema.buffers(), self.policy.buffers(), strict=True):
-            mine.copy_(theirs)  # batch norm's statistics are averages already
-        return self.ema
+    def inference_policy(self) -> Policy:
+        """The policy as its users get it: with averaged weights where there are any."""
+        return self.policy if self.ema is None else self.ema.with_buffers()
 
     def _record(self, figures: dict[str, float]) -> None:
         if not self.world.is_main:
@@ -311,7 +267,7 @@ class Trainer:
 
     def _save(self, is_best: bool) -> None:
         self._check_finite()
-        ema = None if self.ema is None else self._inference_policy().state_dict()
+        ema = None if self.ema is None else self.inference_policy().state_dict()
         state = {
             **describe(self.policy),
             "weights": self.policy.state_dict(),
@@ -319,14 +275,14 @@ class Trainer:
             "step": self.step,
             "train_config": asdict(self.config),
             "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
+            "best": self.selection.best,
             "sums": self.sums,
             "unmeasured": self.unmeasured,
         }
         self.folder.save(self.step, to_bytes(state), is_best, self.config.keep_last)
 
     def _load(self, state: dict[str, Any]) -> None:
-        before = {**state.get("policy_config", {}), **state.get("train_config", {})}
+        before = current_names({**state.get("policy_config", {}), **state.get("train_config", {})})
         now = asdict(self.policy.config) | asdict(self.config)
         for name in sorted(before.keys() & now.keys() - self.config.free_on_resume):
             if before[name] != now[name]:
@@ -337,9 +293,9 @@ class Trainer:
         try:
             self.policy.load_state_dict(state["weights"])
             if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
+                self.ema.policy.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.best = state["step"], state["best"]
+            self.step, self.selection.best = state["step"], state["best"]
             self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
             self.unmeasured = state.get("unmeasured", False)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -347,48 +303,3 @@ class Trainer:
                 f"{self.folder.last} was written by another version of this policy; "
                 "continue with that version, or start anew in another --out"
             ) from error
-
-
-@torch.no_grad()
-def validate(
-    policy: Policy, dataset: ChunkDataset, config: TrainConfig, device: torch.device, dtype: torch.dtype
-) -> dict[str, float]:
-    """Losses on `config.val_starts` starts spread evenly over the validation episodes.
-
-    Returns:
-        "val/<part>": what `forward` gives in evaluation mode (for ACT with z from the posterior);
-        "val/predict_l1": mean |error| of what the policy would do (for ACT with z = 0), in z-scores like the L1 in
-        training; "val/diagnostics/…" of the first batch.
-    """
-    chosen = torch.linspace(0, len(dataset.val) - 1, min(config.val_starts, len(dataset.val))).long()
-    figures: dict[str, float] = {}
-    errors, cells = 0.0, 0
-    for starts in dataset.val[chosen].split(config.batch_size):
-        batch = dataset.gather(starts).to(device)
-        with autocast(device, dtype):
-            losses, predicted = policy(batch), policy.predict(batch.observation)
-            if not figures:
-                figures = {f"val/diagnostics/{name}": value for name, value in policy.diagnostics(batch).items()}
-        for name, value in losses.items():
-            share = value.item() * len(starts) / len(chosen)
-            figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + share
-        error = policy.normalizer.normalize("action", predicted) - policy.normalizer.normalize("action", batch.action)
-        errors += error[~batch.is_pad].abs().sum().item()
-        cells += int((~batch.is_pad).sum()) * error.shape[-1]
-    return figures | {"val/predict_l1": errors / cells}
-
-
-@contextmanager
-def _lost_processes_named(trainer: Trainer) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if is_lost_process(error):
-            what, how = "another process was lost", ", with any number of processes"
-        elif reader := lost_reader(error):
-            what, how = reader, f"; {WITHOUT}"
-        else:
-            raise
-        raise ConfigError(
-            f"{what} at step {trainer.step}; {trainer.kept()}, --resume continues from there{how}"
-        ) from error

@@ -213,7 +213,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         policy.instruction_encoder = _instruction_encoder(args, folder)
         dataset.embed(policy.instruction_encoder, fit=args.init is None)
     policy.normalizer.fit(dataset.stats())
-    policy.demonstrated_steps = dataset.longest - policy.chunk_size * config.drop_idle_steps
+    policy.demonstrated_steps = dataset.timeline.longest - policy.chunk_size * config.drop_idle_steps
     if init is not None:
         start_from(policy, init)
 
@@ -261,7 +261,7 @@ def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -
         if trainer.step:
             say(f"continuing after step {trainer.step}")
         if trainer.step < config.steps:
-            with memory_named(lambda: _too_large_a_cache(dataset.frame_bytes(), config.cache, device.type)):
+            with memory_named(lambda: _too_large_a_cache(dataset.frames.nbytes, config.cache, device.type)):
                 say(dataset.cache(config.cache, device, world.local_size))
                 say(threads.adapt())
                 say(dataset.encode(policy, device))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import SPEC, as_real_robot, write_episodes
 
-import act.dataset
+import act.frames
 from act.dataset import ChunkDataset, LearnFrom
 from act.errors import ConfigError
 from act.keyframes import keyframes
@@ -141,11 +141,11 @@ def test_cache_goes_where_there_is_room(tmp_path, monkeypatch):
     write_episodes(tmp_path)
     size = 75 * 3 * (24 * 32 + 16 * 24)
     for free, frames in ((2 * size, True), (2 * size - 1, False)):
-        monkeypatch.setattr(act.dataset, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(act.frames, "free_memory", lambda device, free=free: free)
         dataset = ChunkDataset(tmp_path, 6)
-        assert dataset.frame_bytes() == size
+        assert dataset.frames.nbytes == size
         words = dataset.cache("auto", CPU)
-        assert (dataset.frames is not None) == frames
+        assert (dataset.frames.images is not None) == frames
         assert ("kept in memory on cpu" in words) == frames
 
 

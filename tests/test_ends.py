@@ -94,7 +94,7 @@ def test_a_fork_of_a_process_that_has_rendered_refuses_to_render(monkeypatch):
 
 def loader(data: Path, folder: Path, **settings):
     trainer = make_trainer(data, folder, **settings)
-    trainer.dataset.frames = None
+    trainer.dataset.frames.images = None
     return trainer
 
 

@@ -68,7 +68,7 @@ def test_a_stopped_training_continues_exactly(name, tmp_path):
         assert torch.equal(one, other)
     loaded = load_policy(tmp_path / "run" / "last.pt", "cpu")
     assert whole.ema is not None
-    for key, value in whole._inference_policy().state_dict().items():
+    for key, value in whole.inference_policy().state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
 
 

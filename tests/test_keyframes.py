@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import FROZEN, SPEC, TINY, write_episodes
 
-from act import dataset as dataset_module
+from act import frames as frames_module
 from act import targets as targets_module
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
@@ -163,7 +163,7 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
     write_episodes(tmp_path)
     whole = ChunkDataset(tmp_path, 6, val_fraction=0.0)
     dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_idle_steps=True)
-    assert dataset.longest <= whole.longest
+    assert dataset.timeline.longest <= whole.timeline.longest
     dataset.cache("ram", CPU)
     files = [Episode(path) for path in dataset.paths]
     batch = dataset.gather(dataset.train)
@@ -253,8 +253,8 @@ def test_features_may_need_the_memory_that_frames_give_back(tmp_path, monkeypatc
     for more, taken in ((-2, False), (1, True)):
         dataset = ChunkDataset(tmp_path, 6, cameras=("top",), val_fraction=0.0)
         dataset.cache("ram", CPU)
-        free = max(2 * size - dataset.frame_bytes(), math.ceil(1.25 * size)) + more
-        monkeypatch.setattr(dataset_module, "free_memory", lambda device, free=free: free)
+        free = max(2 * size - dataset.frames.nbytes, math.ceil(1.25 * size)) + more
+        monkeypatch.setattr(frames_module, "free_memory", lambda device, free=free: free)
         words = dataset.encode(policy, CPU)
         assert ("take the place of the frames" in words) == taken
         assert ("computed in every step" in words) != taken
@@ -265,7 +265,7 @@ def test_nothing_is_encoded_for_a_backbone_that_learns(tmp_path):
     dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0)
     dataset.cache("ram", CPU)
     assert dataset.encode(ACTPolicy(TINY, SPEC), CPU) == ""
-    assert dataset.features == {}
+    assert dataset.frames.features == {}
 
 
 def test_weights_of_former_times_load_and_such_of_another_shape_do_not():

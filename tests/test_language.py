@@ -140,7 +140,7 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
     assert dataset.spec.env_state_dim == 0
     sentences = InstructionEncoder("tiny:Letters", Letters.dim)
     dataset.embed(sentences)
-    counts = np.bincount(dataset._episode[dataset.train].numpy())
+    counts = np.bincount(dataset.timeline.episode[dataset.train].numpy())
     assert counts.tolist() == [40, 40, 80]
     batch = dataset.gather(dataset.train)
     assert batch.observation.instruction is not None
@@ -161,7 +161,7 @@ def test_where_words_decide_starts_are_often_beginnings(tmp_path):
         assert settings(preset)[1].beginning_fraction == 0
     folder = write_episodes(tmp_path / "long", lengths=(100, 120), instruction="abc")
     dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True, beginning_fraction=0.3)
-    step = dataset.train - dataset._first[dataset._episode[dataset.train]]
+    step = dataset.timeline.since_first[dataset.train]
     assert float((step < BEGINNING).float().mean()) == pytest.approx(0.3, abs=0.05)
     untold = ChunkDataset(folder, K, val_fraction=0.0)
     assert dataset.train.unique().equal(untold.train), "every start is among them"
@@ -192,7 +192,7 @@ def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
     with pytest.raises(EpisodeError, match="does not go with"):
         ChunkDataset(two_tasks, K)
     silent = write_episodes(tmp_path / "silent")
-    with pytest.raises(ConfigError, match="does not tell in words what was to be done"):
+    with pytest.raises(ConfigError, match=r"no instruction .*--text-encoder"):
         ChunkDataset(silent, K, instructed=True)
 
 

@@ -57,7 +57,8 @@ def make_trainer(
     **settings,
 ) -> Trainer:
     config = dataclasses.replace(TRAIN, **settings)
-    dataset = ChunkDataset(data, TINY.chunk_size, cameras=(), val_fraction=config.val_fraction, seed=config.seed)
+    cameras = policy_settings.get("cameras", ())
+    dataset = ChunkDataset(data, TINY.chunk_size, cameras=cameras, val_fraction=config.val_fraction, seed=config.seed)
     dataset.cache("ram", torch.device("cpu"))
     torch.manual_seed(config.seed)
     policy = make_policy(dataclasses.replace(base, **{"dropout": 0.1, **policy_settings}), dataset.spec)
@@ -129,7 +130,6 @@ def test_validation_rollouts_and_logging_leave_the_training_alone(data, tmp_path
 
 def test_ema_is_the_average_by_hand_and_takes_the_buffers(data, tmp_path):
     trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None}, steps=5)
-    trainer.dataset = ChunkDataset(data, TINY.chunk_size)
     expected = [p.detach().clone() for p in trainer.policy.parameters()]
     order = ShuffledStarts(trainer.dataset.train, 4, 0)
     for i in range(5):
@@ -138,8 +138,9 @@ def test_ema_is_the_average_by_hand_and_takes_the_buffers(data, tmp_path):
         expected = [
             decay * old + (1 - decay) * new for old, new in zip(expected, trainer.policy.parameters(), strict=True)
         ]
-    policy = trainer._inference_policy()
-    assert policy is trainer.ema
+    policy = trainer.inference_policy()
+    assert trainer.ema is not None
+    assert policy is trainer.ema.policy
     torch.testing.assert_close(list(policy.parameters()), expected)
     assert not any(p.requires_grad for p in policy.parameters())
     buffers = dict(policy.named_buffers())
@@ -161,7 +162,6 @@ def test_learning_rate_rises_and_falls():
 
 def test_each_parameter_group_keeps_its_share(data, tmp_path):
     trainer = make_trainer(data, tmp_path, policy_settings={"cameras": None, "backbone_lr": 1e-4}, steps=3)
-    trainer.dataset = ChunkDataset(data, TINY.chunk_size)
     assert trainer.run()
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-4]  # the end of the warm-up
 
