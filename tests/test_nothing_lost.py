@@ -26,7 +26,7 @@ from demos.writer import EpisodeWriter
 from envs import TASKS
 from envs.rollout import Step
 from envs.video import VideoRecorder
-from scripts import bench, compare, inspect_data, quickstart, replay, rollout, study, teleop, train, ways
+from scripts import bench, compare, inspect_data, latent_plot, quickstart, replay, rollout, study, teleop, train
 from scripts import record as record_script
 from scripts.outputs import check_file, check_folder, keep, write_file
 
@@ -278,7 +278,7 @@ def mains(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "rollout": lambda: rollout.main(rollout.Args(nothing, json=folder)),
         "replay": lambda: replay.main(replay.Args(nothing, folder)),
         "inspect": lambda: inspect_data.main(inspect_data.Args(data, file)),
-        "ways": lambda: ways.main(ways.Args(nothing, nothing, folder)),
+        "latent_plot": lambda: latent_plot.main(latent_plot.Args(nothing, nothing, folder)),
         "compare": lambda: compare.main(compare.Args((nothing,), folder)),
         "study": lambda: study.main(study.Args(file)),
         "quickstart": lambda: quickstart.main(quickstart.Args(out=file)),

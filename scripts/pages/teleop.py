@@ -98,7 +98,7 @@ class TeleopPage:
         self._driver = client.client_id
         for offer in self._offers.values():
             offer.visible = False
-        self._controls = _Controls(client, self.session, bool(self.agent.helps))
+        self._controls = _Controls(client, self.session, bool(self.agent.assisted_arms))
 
     def show(self, session: Session) -> None:
         """Brings the page up to date; called after every control step."""
@@ -154,8 +154,8 @@ class TeleopPage:
         return told
 
     def _helping(self) -> str:
-        if self.agent.helps:
-            return f"moves the {' and '.join(self.agent.helps)} arm{', waits' if self.agent.helper_waits else ''}"
+        if self.agent.assisted_arms:
+            return f"moves the {' and '.join(self.agent.assisted_arms)} arm{', waits' if self.agent.helper_waits else ''}"
         return "you have taken over" if self.agent.in_charge else "acts; grab a gizmo or press a key to take over"
 
 
