@@ -1,29 +1,37 @@
 """Fetch picks a cube up and brings it to the red ball: FetchPickAndPlace of gymnasium-robotics, and a script for it.
 
-One arm, 25 Hz. Actions (4,) are relative: the end effector moves by 5 cm times x, y, z in -1 … 1; the fingers open by the
-fourth number or close, where it is negative. qpos (4,) is the end effector's position in m and the opening of its fingers.
+One arm, 25 Hz. Actions (4,) are relative: the end effector moves by 5 cm times x, y, z in -1 … 1; the fingers open by
+the fourth number or close, where it is negative. qpos (4,) is the position of the end effector and the opening, in m.
 """
 
 import gymnasium as gym
-import gymnasium_robotics
+import gymnasium_robotics  # pyright: ignore[reportMissingImports]
 import mujoco
 import numpy as np
 
+from demos.robot import Arm, Chain, Link, Robot
+from demos.spec import EpisodeSpec
+
 gym.register_envs(gymnasium_robotics)
 
-NAMES = ("ee_x", "ee_y", "ee_z", "gripper")
-FPS = 25.0
-TASK = "FetchPickAndPlace-v4"
-ACTIONS = "relative end effector position [5 cm], gripper -1 closing .. 1 opening"
 SIZE = (120, 160)  # height, width
 CAMERAS = {"front": (0.9, 180, -30), "side": (1.0, 90, -25)}  # distance in m, azimuth and elevation in degrees
 LOOK_AT = (1.32, 0.75, 0.56)
+SLIDES = Chain((Link(0, "x", slides=True), Link(1, "y", slides=True), Link(2, "z", slides=True)))
+ROBOT = Robot(("ee_x", "ee_y", "ee_z", "gripper"), (Arm("arm", (0, 1, 2), 3, SLIDES),), 25.0, ("m",) * 4, name="fetch")
+SPEC = EpisodeSpec(
+    ROBOT,
+    {name: SIZE for name in CAMERAS},
+    task="Pick the cube up and bring it to the red ball.",
+    action_semantics="relative_ee",
+    action_names=("dx", "dy", "dz", "gripper"),
+)
 HELD = 10  # steps in a row with the cube at the ball are a success
 SPEED = 0.3  # the script's, as a share of the largest action
 
 
 class FetchEnv(gym.Env):
-    """FetchPickAndPlace with our observations: qpos and qvel, and pictures from `look`."""
+    """FetchPickAndPlace with our observations: qpos and qvel, and images from `render_cameras`."""
 
     def __init__(self, horizon: int = 150):
         self._env = gym.make("FetchPickAndPlace-v4", max_episode_steps=10**6)
@@ -47,7 +55,7 @@ class FetchEnv(gym.Env):
         info = {"is_success": bool(self._success), "is_success_published": self._held > 0}
         return self._observation(), float(self._solved()), False, self._t >= self._horizon, info
 
-    def look(self) -> dict[str, np.ndarray]:
+    def render_cameras(self) -> dict[str, np.ndarray]:
         """camera → (H, W, 3) uint8 RGB"""
         env = self._env.unwrapped
         self._renderer = self._renderer or mujoco.Renderer(env.model, *SIZE)

@@ -1,9 +1,9 @@
 """Record demonstrations of another robot, or roll a policy out on it.
 
-    export PYTHONPATH=. MUJOCO_GL=egl        # in a virtual environment that also has the robot's package
-    python scripts/experiments/other_robots/run.py record --env fetch --out data/fetch
-    python scripts/train.py --data data/fetch --preset cpu --out runs/fetch
-    python scripts/experiments/other_robots/run.py rollout --env fetch --checkpoint runs/fetch --json fetch.json
+export PYTHONPATH=. MUJOCO_GL=egl        # in a virtual environment that also has the robot's package
+python scripts/experiments/other_robots/run.py record --env fetch --out data/fetch
+python scripts/train.py --data data/fetch --preset cpu --out runs/fetch
+python scripts/experiments/other_robots/run.py rollout --env fetch --checkpoint runs/fetch --json fetch.json
 """
 
 import importlib
@@ -20,7 +20,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from demos.spec import EpisodeSpec
 from demos.writer import EpisodeWriter
 from envs.results import wilson_interval
 from envs.rollout import Step, rollout
@@ -42,12 +41,12 @@ class Args:
     """The first one. Default: 0 to record, 100,000 otherwise."""
     noise: float = 0.5
     """Of the script's commands while it records."""
-    every: int | None = None
-    """Query the policy every so many steps, with temporal ensembling."""
-    execute: int | None = None
-    """Execute so many actions of each chunk, without temporal ensembling."""
-    ensemble: float = 0.01
-    """Coefficient of temporal ensembling with --every."""
+    n_action_steps: int | None = None
+    """As of scripts/rollout.py."""
+    temporal_ensemble_coeff: float | None = None
+    """As of scripts/rollout.py."""
+    replan_every: int = 1
+    """As of scripts/rollout.py."""
     num_envs: int = 4
     json: Path | None = None
     films: int = 0
@@ -65,7 +64,7 @@ class ScriptAgent:
     def reset(self, seeds: Sequence[int], observation: Any) -> None:
         self._experts = [self._expert(env, seed, self._noise) for env, seed in zip(self._envs, seeds, strict=True)]
 
-    def looks(self) -> bool:
+    def needs_images(self) -> bool:
         return False
 
     def __call__(self, observation: Any) -> np.ndarray:
@@ -73,21 +72,18 @@ class ScriptAgent:
         return action
 
 
-def spec_of(world: Any) -> EpisodeSpec:
-    cameras = {name: world.SIZE for name in world.CAMERAS}
-    return EpisodeSpec(world.NAMES, cameras, world.FPS, world.TASK, action_layout=world.ACTIONS)
-
-
 def record(args: Args, world: Any) -> None:
     venv = SyncVectorEnv([world.make], autoreset_mode=AutoresetMode.DISABLED)
-    agent, spec, seed, kept = ScriptAgent(venv, world.Expert, args.noise), spec_of(world), args.seed or 0, 0
+    agent, seed, kept = ScriptAgent(venv, world.Expert, args.noise), args.seed or 0, 0
     assert args.out is not None
     args.out.mkdir(parents=True, exist_ok=True)
     while kept < (args.episodes or 50):
         attributes = {"noise": args.noise}
         path = args.out / f"episode_{kept}.hdf5"
-        with EpisodeWriter(path, spec, seed=seed, expert="script", attributes=attributes) as writer:
-            for step in rollout(venv, agent, [seed], always_look=True, enough=lambda info: bool(info["is_success"].all())):
+        with EpisodeWriter(path, world.SPEC, seed=seed, expert="script", attributes=attributes) as writer:
+            for step in rollout(
+                venv, agent, [seed], always_render=True, stop_when=lambda info: bool(info["is_success"].all())
+            ):
                 observation = {name: value[0] for name, value in step.observation.items()}
                 writer.append(observation, step.action[0], float(step.reward[0]), agent.intended[0])
                 if step.last and step.info["is_success"][0]:
@@ -129,13 +125,15 @@ def roll_out(args: Args, world: Any) -> None:
 
         assert args.checkpoint is not None
         policy = load_policy(find_checkpoint(args.checkpoint), "cpu")
-        settings = AgentSettings(execute=args.execute)
-        if args.every:
-            settings = AgentSettings(ensemble=args.ensemble, every=args.every)
+        settings = AgentSettings(n_action_steps=args.n_action_steps)
+        if args.temporal_ensemble_coeff is not None:
+            settings = AgentSettings(
+                temporal_ensemble_coeff=args.temporal_ensemble_coeff, replan_every=args.replan_every
+            )
         agent = PolicyAgent(policy, settings.executor(policy.chunk_size))
     first = 100_000 if args.seed is None else args.seed
     seeds = range(first, first + (args.episodes or 100))
-    steps = rollout(venv, agent, seeds, enough=lambda info: bool(info["is_success"].all()))
+    steps = rollout(venv, agent, seeds, stop_when=lambda info: bool(info["is_success"].all()))
     rows = []
     film = args.json.with_suffix("") if args.json and args.films else None
     for seed, success, length in ends(steps, film, args.films):

@@ -7,16 +7,19 @@ open … 1 closed. qpos (16,) has the joints in rad and the opening of the finge
 import gymnasium as gym
 import mujoco
 import numpy as np
-import robosuite
-from robosuite.controllers import load_part_controller_config as part_controller_config
+import robosuite  # pyright: ignore[reportMissingImports]
+from robosuite.controllers import load_part_controller_config  # pyright: ignore[reportMissingImports]
+from scipy.spatial.transform import Rotation
 
-NAMES = tuple(f"{arm}_{joint}" for arm in ("robot0", "robot1") for joint in (*(f"joint{i}" for i in range(1, 8)), "gripper"))
-FPS = 20.0
-TASK = "TwoArmLift"
-ACTIONS = "absolute joint position targets [rad], grippers -1 open .. 1 closed"
+from demos.robot import Robot
+from demos.spec import EpisodeSpec
+
 SIZE = (120, 160)  # height, width
 CAMERAS = {"front": (0.8, 180, -50)}  # distance in m, azimuth and elevation in degrees
 LOOK_AT = (0.0, 0.0, 0.92)
+NAMES = [f"robot{arm}_{joint}" for arm in (0, 1) for joint in (*(f"joint{i}" for i in range(1, 8)), "gripper")]
+ROBOT = Robot.from_joint_names(NAMES, 20.0)
+SPEC = EpisodeSpec(ROBOT, {name: SIZE for name in CAMERAS}, task="Lift the pot by its handles.")
 HELD = 10  # steps in a row with the pot lifted are a success
 SPEED, TURN = 0.015, 0.1  # m and rad a step, of the script
 NOISY = 20  # first steps, which `noise` changes
@@ -25,10 +28,11 @@ ABOVE, BELOW, LIFT = 0.09, 0.01, 0.2  # m: over the handles, under them, and up
 
 
 class TwoArmLiftEnv(gym.Env):
-    """TwoArmLift with our observations: qpos and qvel, and pictures from `look`."""
+    """TwoArmLift with our observations: qpos and qvel, and images from `render_cameras`."""
 
     def __init__(self, horizon: int = 200):
-        arm = part_controller_config(default_controller="JOINT_POSITION") | {"input_type": "absolute", "kp": 300, "gripper": {"type": "GRIP"}}
+        arm = load_part_controller_config(default_controller="JOINT_POSITION")
+        arm |= {"input_type": "absolute", "kp": 300, "gripper": {"type": "GRIP"}}
         self.env = robosuite.make(
             "TwoArmLift",
             robots=["Panda", "Panda"],
@@ -38,7 +42,7 @@ class TwoArmLiftEnv(gym.Env):
             has_offscreen_renderer=False,
             use_camera_obs=False,
             use_object_obs=False,
-            control_freq=int(FPS),
+            control_freq=round(ROBOT.control_hz),
             horizon=10**6,
             hard_reset=False,
         )
@@ -64,7 +68,7 @@ class TwoArmLiftEnv(gym.Env):
         info = {"is_success": bool(self._success), "is_success_published": lifted}
         return self._observation(), float(lifted), False, self._t >= self._horizon, info
 
-    def look(self) -> dict[str, np.ndarray]:
+    def render_cameras(self) -> dict[str, np.ndarray]:
         """camera → (H, W, 3) uint8 RGB"""
         self._renderer = self._renderer or mujoco.Renderer(self.model, *SIZE)
         option = mujoco.MjvOption()
@@ -110,9 +114,13 @@ class Arm:
 
     def towards(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """The next position and rotation on the way to a target and the grasp's rotation, and whether this is them."""
-        way, turn = target - self.position, rotation_vector(self.grasp @ self.rotation.T)
+        way, turn = target - self.position, Rotation.from_matrix(self.grasp @ self.rotation.T).as_rotvec()
         there = np.linalg.norm(way) < NEAR and np.linalg.norm(turn) < 0.02
-        return self.position + at_most(way, SPEED), rotated(at_most(turn, TURN)) @ self.rotation, there
+        return (
+            self.position + at_most(way, SPEED),
+            Rotation.from_rotvec(at_most(turn, TURN)).as_matrix() @ self.rotation,
+            there,
+        )
 
     def joints(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """Joints (7,) in rad that bring the end effector there, near those of the call before."""
@@ -121,7 +129,8 @@ class Arm:
             mujoco.mj_kinematics(self._model, self._data)
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_jacSite(self._model, self._data, moves[:3], moves[3:], self._site.id)
-            error = [*(position - self._site.xpos), *rotation_vector(rotation @ self._site.xmat.reshape(3, 3).T)]
+            turn = Rotation.from_matrix(rotation @ self._site.xmat.reshape(3, 3).T).as_rotvec()
+            error = [*(position - self._site.xpos), *turn]
             own = moves[:, self._velocities]
             self._data.qpos[self._positions] += own.T @ np.linalg.solve(own @ own.T + 1e-4 * np.eye(6), error)
         return self._data.qpos[self._positions].copy()
@@ -159,18 +168,3 @@ class Expert:
 
 def at_most(vector: np.ndarray, length: float) -> np.ndarray:
     return vector * min(1.0, length / max(float(np.linalg.norm(vector)), 1e-9))
-
-
-def rotation_vector(matrix: np.ndarray) -> np.ndarray:
-    quaternion, vector = np.zeros(4), np.zeros(3)
-    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).ravel())
-    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
-    return vector
-
-
-def rotated(vector: np.ndarray) -> np.ndarray:
-    quaternion, matrix = np.zeros(4), np.zeros(9)
-    angle = float(np.linalg.norm(vector))
-    mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-9), angle)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)

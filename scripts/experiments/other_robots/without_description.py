@@ -1,6 +1,6 @@
 """Copies episodes without what they say of their robot, as another recorder might have written them.
 
-    python scripts/experiments/other_robots/without_description.py data/fetch data/fetch_bare
+python scripts/experiments/other_robots/without_description.py data/fetch data/fetch_bare
 """
 
 import shutil
