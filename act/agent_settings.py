@@ -54,8 +54,8 @@ class AgentSettings:
         """The settings among these that replace settings of the policy, for `act.checkpoint.load_policy`."""
         return {name: value for name in SAMPLING if (value := getattr(self, name)) is not None}
 
-    def executor(self, chunk_size: int) -> ChunkExecutor:
-        """How chunks become actions.
+    def executor(self, chunk_size: int, relative: bool = False) -> ChunkExecutor:
+        """How chunks become actions, which may be `relative`.
 
         Raises:
             ConfigError: a setting does not fit the chunk's size.
@@ -64,7 +64,7 @@ class AgentSettings:
             return TemporalEnsemble(chunk_size, self.temporal_ensemble_coeff, self.replan_every)
         if self.n_action_steps is not None:
             return RecedingHorizon(chunk_size, self.n_action_steps)
-        return default_executor(chunk_size)
+        return default_executor(chunk_size, relative)
 
     @classmethod
     def from_results(cls, stored: Mapping[str, Any]) -> Self:

@@ -102,11 +102,19 @@ class RecedingHorizon(ChunkExecutor):
         return self._plan[:, self._age].copy()
 
 
-def default_executor(chunk_size: int) -> ChunkExecutor:
-    """Temporal ensembling with the paper's coefficient and a look ten times a chunk: what was seen before an arm hid it
-    still counts, and single mistakes do not.
+RELATIVE_COEFF = -1.0
+"""Of temporal ensembling where actions are relative: the newest prediction weighs 63 %, the newest three 95 %."""
+
+
+def default_executor(chunk_size: int, relative: bool = False) -> ChunkExecutor:
+    """Temporal ensembling with ten queries a chunk.
+
+    Absolute actions: with the paper's coefficient, so that what was seen before an arm hid it still counts, and single
+    mistakes do not. Relative actions: an old prediction does not know where the arm went since, so their equal mean
+    corrects an error within a whole chunk's time only; the newest predictions count most.
     """
-    return TemporalEnsemble(chunk_size, replan_every=-(-chunk_size // 10))
+    every = -(-chunk_size // 10)
+    return TemporalEnsemble(chunk_size, RELATIVE_COEFF if relative else 0.01, replan_every=every)
 
 
 class OpenLoop(RecedingHorizon):

@@ -81,6 +81,11 @@ class EpisodeSpec:
         return same and self.action_semantics == "absolute_joints"
 
     @property
+    def relative(self) -> bool:
+        """Whether an action is a change from the present state; grippers may be commanded absolutely all the same."""
+        return self.action_semantics in ("relative_joints", "relative_ee")
+
+    @property
     def has_ee_positions(self) -> bool:
         """Whether an action says where each arm's tool shall be, by the robot's forward kinematics."""
         return self.commands_joints and self.robot.has_kinematics

@@ -75,7 +75,7 @@ def agent_from(settings: AgentSettings, policy: "Policy", task: str) -> "PolicyA
 
     return PolicyAgent(
         policy,
-        settings.executor(policy.chunk_size),
+        settings.executor(policy.chunk_size, policy.spec.relative),
         settings.compile,
         pick_dtype(settings.dtype, next(policy.parameters()).device),
         settings.sample,

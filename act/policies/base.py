@@ -104,8 +104,8 @@ class Policy(nn.Module, ABC):
 
     @property
     def horizon(self) -> int:
-        """How many steps a rollout should have: 1.2 times what the longest demonstration took, at least 400."""
-        return max(400, round(1.2 * self.demonstrated_steps))
+        """How many steps a rollout should have: 1.2 times what the longest demonstration took, at least 8 seconds."""
+        return max(self.spec.robot.steps(8.0), round(1.2 * self.demonstrated_steps))
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

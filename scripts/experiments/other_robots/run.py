@@ -102,7 +102,7 @@ def ends(steps: Iterator[Step], film: Path | None, films: int) -> Iterator[tuple
             if step.info["is_success"][i]:
                 done.setdefault(seed, step.t + 1)
             pictures = [value[i] for name, value in step.observation.items() if name.startswith("images/")]
-            if film and pictures and seed not in done and len(frames) <= films:
+            if film and pictures and seed not in done and (seed in frames or len(frames) < films):
                 frames.setdefault(seed, []).append(np.vstack(pictures))
         if step.last:
             yield from ((seed, seed in done, done.get(seed, step.t + 1)) for seed in step.seeds)
@@ -130,7 +130,7 @@ def roll_out(args: Args, world: Any) -> None:
             settings = AgentSettings(
                 temporal_ensemble_coeff=args.temporal_ensemble_coeff, replan_every=args.replan_every
             )
-        agent = PolicyAgent(policy, settings.executor(policy.chunk_size))
+        agent = PolicyAgent(policy, settings.executor(policy.chunk_size, policy.spec.relative))
     first = 100_000 if args.seed is None else args.seed
     seeds = range(first, first + (args.episodes or 100))
     steps = rollout(venv, agent, seeds, stop_when=lambda info: bool(info["is_success"].all()))

@@ -1,0 +1,109 @@
+"""A robot that this toolkit does not know: recorded, trained on and rolled out, with relative actions, fewer than its
+joints. The same functions run the environments of scripts/experiments/other_robots, whose packages are not
+needed here."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+
+from act.chunking import TemporalEnsemble, default_executor
+from demos.episode import Episode
+from demos.robot import Arm, Chain, Link, Robot
+from demos.spec import EpisodeSpec
+
+FOLDER = Path(__file__).parents[1] / "scripts" / "experiments" / "other_robots"
+SLIDES = Chain((Link(0, "x", slides=True), Link(1, "y", slides=True)))
+ROBOT = Robot(("x", "y", "wrist", "gripper"), (Arm("arm", (0, 1), 3, SLIDES),), 10.0)
+SPEC = EpisodeSpec(ROBOT, {"top": (24, 32)}, action_semantics="relative_ee", action_names=("dx", "dy", "gripper"))
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Plane(gym.Env):
+    """A point that moves by a tenth of its action, and closes its gripper over a white square."""
+
+    observation_space = gym.spaces.Dict({name: gym.spaces.Box(-9, 9, (4,), np.float32) for name in ("qpos", "qvel")})
+    action_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.object, self.hand, self.opening, self._t = self.np_random.uniform(0.2, 0.8, 2), np.full(2, 0.5), 1.0, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.hand, self.opening, self._t = self.hand + action[:2] / 10, float(action[2]), self._t + 1
+        held = bool(self.opening < 0 and np.abs(self.hand - self.object).max() < 0.05)
+        info = {"is_success": held, "is_success_published": held}
+        return self._observation(), float(held), False, self._t >= 30, info
+
+    def render_cameras(self):
+        image = np.zeros((24, 32, 3), np.uint8)
+        row, column = (self.object * (24, 32)).astype(int)
+        image[row - 2 : row + 2, column - 2 : column + 2] = 255
+        return {"images/top": image}
+
+    def _observation(self):
+        return {"qpos": np.array([*self.hand, 0.0, self.opening], np.float32), "qvel": np.zeros(4, np.float32)}
+
+
+class Expert:
+    def __init__(self, env: Plane, seed: int, noise: float):
+        self._env, self._rng, self._noise = env, np.random.default_rng(seed), noise
+
+    def __call__(self):
+        way = self._env.object - self._env.hand
+        intended = np.array([*np.clip(5 * way, -0.5, 0.5), -1.0 if np.abs(way).max() < 0.02 else 1.0])
+        return intended + [*self._rng.normal(size=2) * self._noise / 10, 0.0], intended
+
+
+WORLD = SimpleNamespace(make=Plane, Expert=Expert, SPEC=SPEC)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plane") / "data"
+    run = load("run")
+    run.record(run.Args("record", "fetch", out=folder, episodes=3), WORLD)
+    return folder
+
+
+def test_what_is_recorded_says_what_the_robot_is_and_what_its_actions_mean(recorded):
+    episode = Episode(recorded / "episode_0.hdf5")
+    assert episode.spec == SPEC
+    assert episode.qpos.shape[1] == 4
+    assert episode.action.shape[1] == 3
+    moved = np.diff(episode.qpos[:, :2], axis=0)
+    np.testing.assert_allclose(moved, episode.action[:-1, :2] / 10, atol=1e-6)  # observation at t, action from t on
+
+
+def test_without_its_description_a_file_keeps_its_numbers(recorded, tmp_path):
+    load("without_description").main(recorded, tmp_path / "bare")
+    with h5py.File(tmp_path / "bare" / "episode_0.hdf5") as bare, h5py.File(recorded / "episode_0.hdf5") as file:
+        assert not {"robot", "joint_names", "action_semantics"} & set(bare.attrs)
+        np.testing.assert_array_equal(bare["action"], file["action"])
+
+
+@pytest.mark.parametrize(
+    ("executor", "corrects"),
+    [(default_executor(20, relative=True), True), (TemporalEnsemble(20, replan_every=2), False)],
+)
+def test_relative_actions_correct_a_push_within_half_a_chunk(executor, corrects):
+    executor.reset(1)
+    error, pushed_at, decay = 0.0, 30, 0.7
+    for t in range(pushed_at + 10):
+        error += 1.0 if t == pushed_at else 0.0
+        chunk = -error * (1 - decay) * decay ** np.arange(20)  # leads back, as far as the policy sees now
+        error += executor.step(chunk[None, :, None] if executor.needs_chunk else None).item()
+    assert (abs(error) < 0.1) == corrects
