@@ -1,13 +1,12 @@
-"""Pictures of datasets: contact sheets of their frames, plots of their joints, the paths of their tools."""
+"""Pictures of datasets: contact sheets of their frames, plots of their joints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from demos.episode import Episode
-from demos.kinematics import BASE_DISTANCE, tool_positions
 
 INK, PALE = (40, 44, 52), (130, 136, 148)
 
@@ -67,30 +66,3 @@ def joint_plots(episodes: Sequence[Episode], path: Path) -> None:
     figure.supxlabel("seconds", fontsize=10, color="gray")
     figure.suptitle(f"commanded (orange) and reached (blue), {len(episodes)} episodes", fontsize=12)
     figure.savefig(path, dpi=120)
-
-
-def tool_paths(kinds: Mapping[str, Sequence[Episode]], path: Path) -> None:
-    """Writes a PNG with a column for each kind of demonstrations of one task: both tools' commanded paths seen from the
-    front, and the right tool's height over time. For ALOHA's arms only.
-    """
-    from matplotlib.figure import Figure  # here, where the scripts have told it to be quiet
-
-    figure = Figure(figsize=(3.2 * len(kinds), 4.8), layout="constrained")
-    panels = figure.subplots(2, len(kinds), sharex="row", sharey="row", squeeze=False)
-    for (name, episodes), (front, height) in zip(kinds.items(), panels.T, strict=True):
-        for episode in episodes:
-            left, right = np.split(tool_positions(episode.action), 2, axis=-1)
-            for tool, side, colour in ((left, -1, "#2b6cb0"), (right, 1, "#e8833a")):
-                across = side * (BASE_DISTANCE - tool[:, 0])
-                front.plot(across, tool[:, 2], color=colour, alpha=0.4, linewidth=1.0)
-            height.plot(np.arange(episode.length) / episode.spec.fps, right[:, 2], "#e8833a", alpha=0.5, linewidth=1.0)
-        front.set_title(name.replace("_", " "), fontsize=11)
-        front.set_xlabel("across the table [m]", fontsize=8)
-        height.set_xlabel("seconds", fontsize=8)
-        for panel in (front, height):
-            panel.tick_params(labelsize=8, colors="gray")
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.grid(alpha=0.25)
-    panels[0, 0].set_ylabel("height [m]", fontsize=8)
-    panels[1, 0].set_ylabel("right tool's height [m]", fontsize=8)
-    figure.savefig(path, dpi=110)

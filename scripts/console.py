@@ -6,7 +6,7 @@ from pathlib import Path
 
 RENAMED = {"bimanual-inspect_data": "bimanual-inspect-data", "bimanual-ways": "bimanual-latent-plot"}
 """Old command → new command. Old commands still work in this version and print one line on stderr."""
-REMOVED: dict[str, str] = {}
+REMOVED = {"bimanual-study": "bimanual-experiment study"}
 """Command that is gone → the command that does its work."""
 
 

@@ -6,6 +6,8 @@ The old names work for one version. `upgrade_flags` replaces them before the com
 from collections.abc import Callable, Sequence
 
 DEPRECATED_FLAGS: dict[str, dict[str, str]] = {
+    "bench": {"--operator": "--demonstrator"},
+    "latent_plot": {"--draws": "--samples"},
     "record": {"--operator": "--demonstrator"},
     "rollout": {
         "--draws": "--samples-per-seed",

@@ -1,4 +1,4 @@
-"""How long the quick start takes on this machine, told by a few seconds of its work before it begins."""
+"""Estimate how long the quick start takes on this machine, from a few seconds of each kind of its work."""
 
 import time
 from collections.abc import Callable
@@ -19,23 +19,23 @@ from envs.rollout import VectorEnv, make_vector_env, rollout
 from scripts.benchmarks.learning import make_batch, timed, trainer_of
 
 CAMERAS = {"top": (120, 160)}
-PATIENCE, WARM = 0.4, 4  # s for each kind of work, after so many pieces of it
+MEASURED, WARM_UP = 0.4, 4  # seconds of each kind of work that are measured, after so many calls
 CPU = torch.device("cpu")
 
 
 def estimate(
     task: str, device: str, demonstrations: int, steps: int | None, rollouts: int, num_envs: int, workers: int
 ) -> dict[str, float]:
-    """Seconds of recording, training and rollouts, each with the start of its program.
+    """Seconds of recording, training and rollouts, the start of each script included.
 
     Args:
-        steps: of training; None: as many as the preset says.
-        num_envs: environments side by side in rollouts.
-        workers: processes that simulate here, as many as record.
+        steps: training steps; None for those of the preset.
+        num_envs: parallel environments in rollouts.
+        workers: processes that record, and that simulate here.
     """
     config, training = PRESETS["cpu"]
     training = replace(training, device=str(pick_device(device)), steps=steps or training.steps)
-    looks = 10 / config.chunk_size  # a step, see `act.chunking.default_executor`
+    queries = 10 / config.chunk_size  # of each control step, see `act.chunking.default_executor`
 
     began = time.perf_counter()
     with closing(make_vector_env(env_id(task), workers, parallel=True, cameras=CAMERAS)) as venv:
@@ -45,7 +45,7 @@ def estimate(
     encoded, trained, answered = _computed(policy, training, num_envs)
 
     validated = training.steps / training.val_every * training.val_starts / num_envs * 2 * answered
-    per_step = moved + looks * (recorded - moved + answered / num_envs)
+    per_step = moved + queries * (recorded - moved + answered / num_envs)
     return {
         "recording": started + demonstrations * HORIZON * recorded,
         "training": started + demonstrations * HORIZON * encoded + training.steps * trained + validated,
@@ -54,13 +54,13 @@ def estimate(
 
 
 def _simulated(venv: VectorEnv, task: str, always_render: bool) -> float:
-    """Seconds of a step of all environments."""
+    """Seconds of one step of all environments."""
     steps = rollout(venv, Demonstrator(env_id(task)), range(10**6), always_render)
     return _mean_seconds(lambda: next(steps))
 
 
 def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float, float, float]:
-    """Seconds of a frame of the cache, of a training step, and of one answer to `num_envs` environments."""
+    """Seconds to encode one frame, of one training step, and of one query for `num_envs` environments."""
     device, (camera,) = torch.device(config.device), CAMERAS
     policy.to(device)
     batch = make_batch(policy.spec, policy.chunk_size, config.batch_size, device)
@@ -80,5 +80,5 @@ def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float
 
 
 def _mean_seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
-    """Of one piece of work, after some that are not counted."""
-    return timed(work, max(1, round(PATIENCE / timed(work, WARM, device))), device)
+    """Seconds of one call, after some that are not counted."""
+    return timed(work, max(1, round(MEASURED / timed(work, WARM_UP, device))), device)

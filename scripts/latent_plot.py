@@ -1,9 +1,10 @@
-"""What z decides: how far each tool goes in the first chunk of an episode, drawn from the prior, beside what was shown.
+"""Plot what the latent of a policy decides: chunks sampled from the prior, beside demonstrated ones.
 
-    python scripts/latent_plot.py --checkpoint runs/order --data data/order --png ways.png
+    python scripts/latent_plot.py --checkpoint runs/order --data data/order --png latent.png
 
-Where demonstrations do a thing in several ways, the demonstrated chunks form several groups. A latent that carries the
-way gives draws in all of them; one that has collapsed gives a single point, at whatever lies between.
+A dot is a chunk at the start of an episode: how far it moves the left and the right end effector. Where demonstrations
+do a task in several variants, their chunks form several clusters. A latent that carries the variant gives samples in
+all of them; a collapsed latent gives one point between them.
 """
 
 import scripts.early  # noqa: F401
@@ -17,8 +18,9 @@ import numpy as np
 
 from act.errors import ConfigError
 from act.run_folder import find_checkpoint
-from demos import kinematics
 from demos.episode import Episode, find_episodes
+from demos.kinematics import forward_kinematics
+from demos.robot import Robot
 from demos.spec import JpegColors
 from scripts.common import run
 from scripts.outputs import check_file, failures_named, write_file
@@ -28,10 +30,13 @@ if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits 
 
     from act.policies import Observation, Policy
 
+STYLES = {"sampled": (".", "tab:blue", 30), "mean of the prior": ("*", "tab:red", 60), "shown": ("x", "black", 40)}
+"""Group of chunks → marker, colour, size."""
+
 
 @dataclass(frozen=True)
 class Args:
-    """What z decides: how far each tool goes in a chunk drawn from the prior, beside what was shown."""
+    """Plot what the latent of a policy decides."""
 
     checkpoint: Path
     """Run folder or checkpoint of a policy with a latent."""
@@ -41,17 +46,17 @@ class Args:
     """The picture to write."""
     step: int = 0
     """Step of the episodes at which the chunks begin."""
-    draws: int = 10
-    """Draws of z for each episode."""
+    samples: int = 10
+    """Samples of the latent for each episode."""
     episodes: int = 50
-    """At most so many."""
+    """How many of the episodes to take, at most."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the samples."""
     jpeg_colors: JpegColors = "auto"
-    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
+    """Order of the colours in JPEG frames: bgr, rgb, or auto for what the files say; see scripts/train.py."""
     text_encoder: str | None = None
-    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
-    than minilm run only if you name them here."""
+    """module:function of the policy's text encoder, for instructions that are new to the policy. Encoders other than
+    minilm run only if they are named here."""
 
 
 def main(args: Args) -> None:
@@ -64,33 +69,37 @@ def main(args: Args) -> None:
 
     policy = load_policy(checkpoint, "cpu", text_encoder=args.text_encoder)
     if not policy.noise_dim:
-        raise ConfigError(f"{args.checkpoint} has no latent to draw from; train one with --use-vae --prior learned")
-    if not kinematics.knows(policy.spec.joint_names):
-        raise ConfigError("the tools' places are known of ALOHA's joints alone, and these episodes have others")
+        raise ConfigError(f"{args.checkpoint} has no latent to sample; train one with --use-vae --prior learned")
+    robot = policy.spec.robot
+    if not policy.spec.has_ee_positions or len(robot.arms) != 2:
+        raise ConfigError(f"{args.checkpoint}: its actions do not give the positions of two end effectors")
     episodes = [Episode(path, cameras=policy.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
     episodes = [episode for episode in episodes if episode.length > args.step + 1]
     if not episodes:
         raise ConfigError(f"no episode in {args.data} is longer than {args.step} steps; choose a smaller --step")
     torch.manual_seed(args.seed)
-    shown, drawn, mean = [], [], []
+    shown, sampled, mean = [], [], []
     for episode in episodes:
-        observation = observed(policy, episode, args.step)
+        observation = observe(policy, episode, args.step)
         start = observation.qpos.numpy()
-        shown.append(travel(start, episode.action[None, args.step : args.step + policy.chunk_size]))
+        shown.append(travel(robot, start, episode.action[None, args.step : args.step + policy.chunk_size]))
         with torch.inference_mode():
-            chance = torch.randn(args.draws, policy.noise_dim)
-            drawn.append(travel(start, policy.predict(observation.repeat(0, args.draws), chance).numpy()))
-            mean.append(travel(start, policy.predict(observation).numpy()))
-    groups = {"drawn": np.concatenate(drawn), "mean of the prior": np.concatenate(mean), "shown": np.concatenate(shown)}
-    plot(groups, policy.chunk_size, args.png)
-    moves = groups["shown"].max(axis=0) / 2
-    print("the arms that go at least half as far as the demonstrations at most:")
-    for name, places in groups.items():
-        print(f"{name:<18} {', '.join(f'{which} {100 * share:.0f} %' for which, share in ways(places, moves).items())}")
+            noise = torch.randn(args.samples, policy.noise_dim)
+            sampled.append(travel(robot, start, policy.predict(observation.repeat(0, args.samples), noise).numpy()))
+            mean.append(travel(robot, start, policy.predict(observation).numpy()))
+    groups = dict(zip(STYLES, map(np.concatenate, (sampled, mean, shown)), strict=True))
+    with failures_named(args.png):
+        plot(groups, policy.chunk_size, args.png)
+    threshold = groups["shown"].max(axis=0) / 2
+    print("arms that move at least half as far as the farthest demonstration:")
+    for name, distances in groups.items():
+        shares = ", ".join(f"{arms} {100 * share:.0f} %" for arms, share in moving_arms(distances, threshold).items())
+        print(f"{name:<18} {shares}")
     print(f"picture: {args.png}")
 
 
-def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
+def observe(policy: "Policy", episode: Episode, t: int) -> "Observation":
+    """What the policy observes at step t, as a batch of one."""
     import torch
 
     from act.policies import Observation
@@ -102,48 +111,44 @@ def observed(policy: "Policy", episode: Episode, t: int) -> "Observation":
         torch.from_numpy(episode.qpos[t : t + 1]),
         frames,
         torch.from_numpy(poses[t : t + 1]) if policy.uses_env_state and poses is not None else None,
-        instruction=told(policy, episode, 1),
+        instruction=embed_instruction(policy, episode, 1),
     )
 
 
-def told(policy: "Policy", episode: Episode, n: int) -> "Tensor | None":
-    """What the episode's first phrasing says to a policy that is told what to do, (n, text_dim)."""
+def embed_instruction(policy: "Policy", episode: Episode, n: int) -> "Tensor | None":
+    """The episode's first phrasing, (n, text_dim); None for a policy without instructions."""
     if policy.instruction_encoder is None:
         return None
     if not episode.instructions:
-        raise ConfigError(f"{episode.path} does not tell what was to be done, which the policy must be told")
+        raise ConfigError(f"{episode.path} has no instruction, and the policy needs one")
     return policy.instruction_encoder(episode.instructions[:1]).expand(n, -1)
 
 
-def travel(start: np.ndarray, chunks: np.ndarray) -> np.ndarray:
-    """How far the left and the right tool are at the end of each chunk from where they are, (n, 2) cm."""
-    way = kinematics.tool_positions(chunks[:, -1]) - kinematics.tool_positions(start)
-    return 100 * np.linalg.norm(way.reshape(-1, 2, 3), axis=-1)
+def travel(robot: Robot, start: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+    """How far the left and the right end effector are from `start` at the end of each chunk, (n, 2) cm."""
+    moved = forward_kinematics(robot, chunks[:, -1]) - forward_kinematics(robot, start)
+    return 100 * np.linalg.norm(moved, axis=-1)
 
 
-def ways(places: np.ndarray, moves: np.ndarray) -> dict[str, float]:
-    """Shares of chunks (n, 2) in which the left arm alone, the right one alone, both or neither go at least `moves`."""
-    left, right = (places >= moves).T
-    counts = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
-    return {which: float(each.mean()) for which, each in counts.items()}
+def moving_arms(distances: np.ndarray, threshold: np.ndarray) -> dict[str, float]:
+    """Shares of the chunks in which each arm alone, both or none moves at least `threshold`; (n, 2), (2,) cm."""
+    left, right = (distances >= threshold).T
+    cases = {"left": left & ~right, "right": right & ~left, "both": left & right, "neither": ~left & ~right}
+    return {arms: float(each.mean()) for arms, each in cases.items()}
 
 
-def plot(groups: dict[str, np.ndarray], chunk: int, path: Path) -> None:
+def plot(groups: dict[str, np.ndarray], steps: int, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4.6), layout="constrained")
-    axes = figure.add_subplot(xlabel="left tool goes (cm)", ylabel="right tool goes (cm)")
-    styles = {"drawn": (".", "tab:blue", 30), "mean of the prior": ("*", "tab:red", 60), "shown": ("x", "black", 40)}
-    for name, places in groups.items():
-        marker, colour, size = styles[name]
-        axes.scatter(
-            places[:, 0], places[:, 1], s=size, marker=marker, color=colour, label=name, alpha=0.6, linewidths=1
-        )
-    axes.set_title(f"the next {chunk} steps", fontsize=10)
+    axes = figure.add_subplot(xlabel="left end effector moves (cm)", ylabel="right end effector moves (cm)")
+    for name, distances in groups.items():
+        marker, colour, size = STYLES[name]
+        axes.scatter(*distances.T, s=size, marker=marker, color=colour, label=name, alpha=0.6, linewidths=1)
+    axes.set_title(f"the next {steps} steps", fontsize=10)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
-    with failures_named(path):
-        write_file(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
+    write_file(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
 
 
 if __name__ == "__main__":

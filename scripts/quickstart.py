@@ -3,8 +3,8 @@
     python scripts/quickstart.py            # minutes on two CPU cores
     python scripts/quickstart.py --fast     # the same line, too short to learn the task
 
-It runs the three scripts one after the other and shows their command lines. Interrupted, it goes on where it was.
-First it tells how long this machine will take.
+It runs record.py, train.py, rollout.py and inspect_data.py and prints their command lines. First it estimates how long
+this machine will take. If it is interrupted, the same command continues.
 """
 
 import scripts.early  # noqa: F401
@@ -30,13 +30,13 @@ class Args:
     task: str = "transfer_cube"
     """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip."""
     out: Path | None = None
-    """Folder of everything; default: runs/quickstart_<task>, with --fast runs/quickstart_<task>_fast."""
+    """Output folder. Default: runs/quickstart_<task>, with --fast runs/quickstart_<task>_fast."""
     fast: bool = False
-    """A few demonstrations and steps: shows that everything works."""
+    """A few demonstrations and steps: shows that everything works, too short to learn the task."""
     device: str = "auto"
     """auto, cpu or cuda."""
     wandb: Mode | None = None
-    """Weights & Biases; default: WANDB_MODE, else disabled."""
+    """Weights & Biases. Default: WANDB_MODE, else disabled."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(args: Args) -> None:
 
 
 def run_all(args: Args, size: Size, out: Path, mode: Mode) -> None:
-    """Records, trains, rolls out and draws, and tells what came of it."""
+    """Records, trains, rolls out, draws pictures, and prints a summary."""
     data, policy, results = out / "demonstrations", out / "policy", out / "results.json"
     train = ["--data", data, "--out", policy, "--preset", "cpu", "--device", args.device, "--wandb", mode]
     announced = None if data.exists() else announce(args, size)
@@ -84,17 +84,11 @@ def run_all(args: Args, size: Size, out: Path, mode: Mode) -> None:
 
 
 def announce(args: Args, size: Size) -> float:
-    """Tells how long everything will take on this machine, and returns it in seconds."""
+    """Prints how long everything will take on this machine, and returns the seconds."""
     print("measuring for a few seconds how fast this machine is …", flush=True)
-    # In a process of its own, which leaves nothing behind: no torch, no memory on a GPU.
+    # A process of its own: torch and its memory on a GPU are gone afterwards.
+    sizes = (size.demonstrations, size.steps, size.rollouts, RolloutArgs.num_envs, usual_workers(size.demonstrations))
     with WorkerPool(1) as pool:
-        sizes = (
-            size.demonstrations,
-            size.steps,
-            size.rollouts,
-            RolloutArgs.num_envs,
-            usual_workers(size.demonstrations),
-        )
         seconds = pool.result(pool.submit(_estimate, args.task, args.device, *sizes))
     parts = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     print(f"this will take about {sum(seconds.values()) / 60:.1f} minutes: {parts}", flush=True)
@@ -102,7 +96,7 @@ def announce(args: Args, size: Size) -> float:
 
 
 def _estimate(*sizes: Any) -> dict[str, float]:
-    from scripts.estimate import estimate  # with torch, which this process would load, too
+    from scripts.estimate import estimate  # imports torch
 
     return estimate(*sizes)
 

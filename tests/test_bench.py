@@ -1,27 +1,26 @@
 """Laws of measuring: both sides in turn, and ways to be fast that leave the losses alone."""
 
 import json
+import math
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from command import forked
-from tiny import BLIND, TINY, make, make_batch
+from tiny import BLIND, SPEC, TINY, make, make_batch, write_episodes
 
 from act.errors import ConfigError
-from demos.record import RecordConfig
+from envs.results import wilson_interval
+from scripts.bench import Args, main
 from scripts.benchmarks import learning
 from scripts.benchmarks.learning import Mode, flops_per_sample, stepping
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.roofline import cost
-from scripts.benchmarks.simulation import demonstrator_successes
+from scripts.benchmarks.simulation import demonstrator_successes, file_cases
 from scripts.benchmarks.timing import Case, measure, table
 
 CPU = torch.device("cpu")
-bench = partial(forked, "bench.py")
 
 
 def test_sides_are_measured_in_turn_and_ratios_favour_the_better():
@@ -55,7 +54,10 @@ def losses(mode: Mode) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [(Mode("bfloat16"), 1e-2), (Mode("float32", compile=True), 1e-5)])
+@pytest.mark.parametrize(
+    ("mode", "tolerance"),
+    [(Mode("bfloat16"), 1e-2), pytest.param(Mode("float32", compile=True), 1e-5, marks=pytest.mark.slow)],
+)
 def test_fast_ways_leave_the_losses_alone(mode, tolerance):
     assert losses(mode) == pytest.approx(losses(Mode()), rel=tolerance)
 
@@ -70,43 +72,64 @@ def test_a_peer_that_cannot_do_the_work_is_named(tmp_path):
     )
 
 
-def test_an_unknown_part_is_named(tmp_path):
-    done = bench("--only", "trian", folder=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: unknown part 'trian'; known parts: train, infer, data, env")
+@pytest.mark.parametrize(
+    ("part", "named"), [("trian", "known parts: train, infer"), ("told", "experiment.py language")]
+)
+def test_an_unknown_part_and_one_that_is_an_experiment_now_are_named(part, named):
+    with pytest.raises(ConfigError, match=f"{part}.*{named}"):
+        main(Args(only=("env", part)))
 
 
-def test_a_demonstrator_that_a_part_does_not_ask_for_is_refused(tmp_path):
-    for part, flag, value in (("told", "--noise", "0.1"), ("families", "--operator", "plain")):
-        done = bench("--only", part, flag, value, "--tiny", folder=tmp_path)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert done.stderr.startswith(f"error: {flag} is of experts")
+def test_the_script_measures_prints_and_writes_its_parts(tmp_path, monkeypatch, capsys):
+    case = Case("a frame", "ms", lambda: 2.0)
+    monkeypatch.setattr("scripts.bench.cases_of", lambda part, *_: [case] if part == "file" else [])
+    main(Args(only=("file,env",), rounds=2, json=tmp_path / "bench.json"))
+    [row] = json.loads((tmp_path / "bench.json").read_text())
+    assert (row["name"], row["ours"]["values"]) == ("a frame", [2.0, 2.0])
+    assert "a frame" in capsys.readouterr().out
 
 
-def test_files_and_data_are_measured(tmp_path):
-    done = bench("--only", "data,file", "--tiny", "--rounds", "1", "--json", "bench.json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())}
-    cached = rows["random samples, 48 x 64, cached"]
-    assert cached["ours"]["median"] > cached["peers"]["the original's way"]["median"]
-    assert rows["episode of 400 steps, top camera, 48 x 64: size"]["ours"]["median"] < 2
+SMALL = replace(TINY, cameras=("top",))
+SIZE = {"sizes": ((48, 64),), "config": SMALL}
 
 
-def test_the_gpu_report_runs_in_parts_at_a_tiny_size(tmp_path):
-    """Two of its parts; rendering and the scripts that make a policy have tests of their own."""
-    words = ("--gpu-report", "report", "--tiny", "--device", "cpu", "--only")
-    for parts in ("train", "infer"):
-        done = bench(*words, parts, folder=tmp_path)
-        assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for part in ("train", "infer"):
-        assert any(line.startswith(f"{part}: seconds, on CPU") for line in lines), part
-    names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"train.json", "infer.json", "throughput.png", "profile.txt"}
+def test_training_steps_and_inference_are_timed_in_every_mode_and_size():
+    cases = learning.train_cases(None, CPU, (1, 2), steps=1, **SIZE)
+    cases += learning.infer_cases(None, CPU, observations=(1, 3), times=1, **SIZE)
+    rows = measure(cases, 1)
+    names = {row["name"].rpartition(", ")[0] for row in rows}
+    assert names == {f"{what}, batch {n}, 48 x 64" for what, n in (
+        ("training step", 1), ("training step", 2), ("inference", 1), ("inference", 3))}  # fmt: skip
+    assert all(row["ours"]["median"] > 0 for row in rows)
+    assert all(row["flops_per_sample"] > 0 for row in rows if row["name"].startswith("training"))
+
+
+def test_what_the_memory_does_not_hold_is_not_a_number(monkeypatch):
+    def refuse(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    [case, *_] = learning.train_cases(None, CPU, (4,), steps=1, **SIZE)
+    monkeypatch.setattr(learning, "make", refuse)
+    assert math.isnan(case.ours())
+
+
+def test_files_and_random_samples_are_measured(tmp_path):
+    spec = replace(SPEC, cameras={"top": (48, 64)})
+    folder = write_episodes(tmp_path / "data", lengths=(30, 30), spec=spec)
+    rows = measure([*file_cases([folder]), *learning.data_cases(None, [folder], CPU, chunk=6)], 1)
+    medians = {row["name"]: row["ours"]["median"] for row in rows}
+    path = folder / "episode_0.hdf5"
+    assert medians["episode of 30 steps, top camera, 48 x 64: size"] == path.stat().st_size / 1e6
+    assert all(median > 0 for median in medians.values())
+    assert {name for name in medians if "samples" in name} == {
+        "random samples, 48 x 64, cached",
+        "random samples, 48 x 64, from files, 2 workers",
+    }
+    assert all(list(row["peers"]) == ["the original's way"] for row in rows if "samples" in row["name"])
 
 
 def test_the_roofline_counts_what_a_step_does():
-    small = replace(TINY, cameras=("top",))
+    small = SMALL
     one, two = (cost(small, (48, 64), batch) for batch in (1, 2))
     policy = learning.make(small, (48, 64), CPU)
     flops = flops_per_sample(policy, learning.make_batch(policy.spec, policy.chunk_size, 1, CPU))
@@ -117,8 +140,7 @@ def test_the_roofline_counts_what_a_step_does():
     assert two.samples_per_s(1e30, 1e9) == pytest.approx(2 * 1e9 / two.bytes)
 
 
-def test_an_operator_is_counted_task_after_task():
-    told = demonstrator_successes(RecordConfig("", {}, demonstrator="plain"), seeds=2, workers=1)
-    name, words = next(told)
-    assert name == "transfer_cube: plain"
-    assert words == "2 of 2 strict (95 % interval 34.2 to 100.0 %), 2 published"
+def test_a_demonstrator_is_counted_in_one_task_after_the_other():
+    name, row = next(demonstrator_successes("plain", 0.0, seeds=2, workers=1))
+    assert name == "transfer_cube: plain, noise 0"
+    assert row == {"episodes": 2, "strict": 2, "published": 2, "interval": wilson_interval(2, 2)}

@@ -1,8 +1,6 @@
-"""Laws of the comparison of families: distances are cm, bounds are bounds, and the page shows what cells hold."""
+"""Laws of what is measured of chunks and latents: distances in cm, bounds of likelihoods, interpolations."""
 
-import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +11,12 @@ from tiny import BLIND, SPEC, TINY, family, write_episodes
 
 from act.dataset import ChunkDataset
 from act.interpolation import interpolate, slerp
-from act.policies import POLICIES, ACTPolicy, Policy, make_policy
+from act.policies import ACTPolicy, Policy, make_policy
 from demos.attributes import write_attributes
 from demos.episode import Episode, find_episodes
-from envs.results import EpisodeResult, summarize
-from scripts.benchmarks import family_page
-from scripts.benchmarks.family_figures import Known, figures, likelihood, paths_of, spreads
+from demos.kinematics import forward_kinematics
+from demos.robot import ALOHA
+from scripts.experiments.chunk_metrics import chunks_of, measure, nearest, paths_of, spread
 from scripts.pages.policy_inspector import PolicyInspector
 
 K = TINY.chunk_size
@@ -43,38 +41,28 @@ def made(name: str, folder: Path, **settings) -> Policy:
     return policy.eval()
 
 
-def test_a_demonstrated_chunk_is_its_own_nearest_and_a_shift_is_its_length(folder):
-    known = Known(folder, K)
+def test_a_demonstrated_chunk_is_its_own_nearest_and_a_turned_joint_moves_it_along_a_circle(folder):
     episode = Episode(find_episodes(folder)[1])
-    chunk = episode.action[20 : 20 + K]
-    distance, way = known.nearest(chunk[None, None])
-    assert distance == pytest.approx(0, abs=0.05)
-    assert way == [["right"]]
-    flat = paths_of(chunk)
-    assert flat.shape == (K, 6)
-    turned = np.stack([chunk, chunk])[None]
-    turned[0, 1, :, 0] += 0.3  # the left waist turns, so that tool alone moves
-    apart = np.linalg.norm(paths_of(turned[0, 1])[:, :3] - flat[:, :3], axis=1)
-    assert spreads(turned, np.array([["a", "a"]]))["within_cm"] == pytest.approx(
-        100 * math.sqrt((apart**2).mean() / 2), rel=1e-4
-    )
-    assert spreads(turned, np.array([["a", "b"]]))["between_cm"] == pytest.approx(
-        100 * math.sqrt((apart**2).mean() / 2), rel=1e-4
-    )
+    known = chunks_of(episode, K)
+    np.testing.assert_array_equal(known[20], episode.action[20 : 20 + K])
+    paths = paths_of(ALOHA, known)
+    assert nearest(paths[None, 20:22], paths) == pytest.approx(np.zeros((1, 2)), abs=0.05)
+    turned = np.stack([known[20], known[20]])[None]
+    turned[0, 1, :, 0] += 0.3  # the left waist, which moves the left end effector alone
+    places = forward_kinematics(ALOHA, turned[0])  # (2, K, 2, 3)
+    apart = np.linalg.norm((places[1] - places[0])[:, 0], axis=-1)
+    expected = 100 * math.sqrt((apart**2).mean() / 2)
+    assert spread(paths_of(ALOHA, turned)) == pytest.approx(expected, rel=1e-4)
+    assert nearest(paths_of(ALOHA, turned), paths[20:21])[0, 1] == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_family_has_its_figures(name, folder):
-    told, drawn = figures(made(name, folder, use_vae=True), folder, folder)
-    assert drawn.shape[1:] == (K, 14)
-    assert sum(told["begin"]["ways"].values()) == pytest.approx(1)
-    assert told["begin"]["nearest_shown_cm"] == pytest.approx(0, abs=0.05), "what was learnt from is its own nearest"
-    assert told["begin"]["nearest_cm"] > 1
-    kind = {"flow": "exact", "autoregressive": "exact", "act": "bound, 64 draws"}
-    kind |= {"regression": "noise around one answer"}
-    assert told["likelihood"]["kind"] == kind.get(name, "none")
-    assert ("nats" in told["likelihood"]) == (name in kind)
-    json.dumps(told)
+@pytest.mark.parametrize("name", ["regression", "diffusion"])
+def test_chunks_are_measured_for_policies_with_and_without_noise(name, folder):
+    paths = find_episodes(folder)
+    numbers = measure(made(name, folder), paths, paths)
+    assert numbers["held_out_nearest_cm"] == pytest.approx(0, abs=0.05), "these were trained on"
+    assert numbers["first_nearest_cm"] > 1
+    assert (numbers["first_spread_cm"] > 0) == (numbers["later_spread_cm"] > 0) == (name == "diffusion")
 
 
 def test_a_bound_rises_with_draws_and_is_exact_without_a_latent(folder):
@@ -88,16 +76,6 @@ def test_a_bound_rises_with_draws_and_is_exact_without_a_latent(folder):
         scale = float(plain(batch)["l1"])
     nats = plain.log_likelihood_bound(batch, 3, scale).mean() / (14 * K)
     assert float(nats) == pytest.approx(-math.log(2 * scale) - 1, rel=1e-4)
-
-
-def test_the_likelihood_of_tokens_is_a_density(folder):
-    """Where all coefficients are tokens, it is theirs alone, spread over their bins."""
-    batch = ChunkDataset(folder, K, cameras=(), val_fraction=0).gather(torch.tensor([0, 10, 70]))
-    policy = made("autoregressive", folder, coefficients=K)
-    told = likelihood(policy, batch)["nats"]
-    bins = policy.log_likelihood(batch)
-    assert bins is not None
-    assert told == pytest.approx(float(bins.mean()) / (14 * K) - math.log(policy.config.resolution), rel=1e-4)
 
 
 def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
@@ -115,43 +93,6 @@ def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
     torch.testing.assert_close(points.norm(dim=1), a.norm().expand(5))
     drawn = interpolate(made("gan", folder), seen, torch.ones(4), -torch.eye(4)[0], shares, from_noise=True)
     assert drawn.shape == (3, K, 14)
-
-
-def test_the_page_shows_what_the_cells_hold(tmp_path):
-    for seed, successes in ((1, 1), (2, 3)):
-        for kind, times in (("ensemble", 4), ("halves", 4), ("scenes", 4)):
-            ways = ("left", "right", "left", "")
-            results = [
-                EpisodeResult(7 if kind == "scenes" else i, i < successes, True, 4, 9, 8, 1.0, ways[i])
-                for i in range(times)
-            ]
-            found = {"settings": {}, "summary": summarize(results), "episodes": [vars(each) for each in results]}
-            path = tmp_path / "rollouts" / f"there_gan_{seed}_{kind}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(found))
-        begin = {"ways": {"left": 0.25, "right": 0.75}, "nearest_cm": 2.0 + seed, "nearest_shown_cm": 1.0}
-        begin |= {"within_cm": 2.0, "between_cm": None if seed == 2 else 8.0}
-        cell = {
-            "cell": {"family": "gan", "data": "there", "seed": seed},
-            "begin": begin,
-            "later": {"nearest_cm": 1.5, "nearest_shown_cm": 1.0, "spread_cm": 0.5},
-            "likelihood": {"kind": "none"},
-            "between": None,
-            "training": {"diverged": seed == 2, "gradient_spike": 4.0 + seed, "last": {"val/critic": seed / 2}},
-        }
-        (tmp_path / "figures").mkdir(exist_ok=True)
-        (tmp_path / "figures" / f"there_gan_{seed}.json").write_text(json.dumps(cell))
-    written = family_page.write(tmp_path, ["gan"], ["there"])
-    text = re.sub(" +", " ", written)
-    assert "| gan | 50 % | 22 to 78 | 25, 75 |" in text
-    assert "left 38 %, right 12 %" in text, "shares of all rollouts"
-    assert "1 of 2" in text, "of the two policies at one beginning, one went both ways"
-    assert "left 25 %, right 75 %" in text
-    assert "| 3.5 |" in text, "the mean of the trainings"
-    assert "2.0, 8.0" in text
-    assert "| gan | 1 of 2 | 5.0, 6.0 | – | 0.500, 1.000 | – |" in text, "how calm each training was"
-    assert (tmp_path / "there.png").stat().st_size > 10_000
-    assert (tmp_path / "families.md").read_text() == written + "\n"
 
 
 @pytest.mark.parametrize("name", ["act", "gan"])

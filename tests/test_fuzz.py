@@ -385,7 +385,7 @@ COMMANDS: list[tuple[Any, Any, str]] = [
     (scripts.inspect_data.main, scripts.inspect_data.Args, "nowhere --out pictures"),
     (scripts.replay.main, scripts.replay.Args, "nowhere.hdf5 --video a.mp4"),
     (scripts.compare.main, scripts.compare.Args, "a.json b.json --png a.png"),
-    (scripts.latent_plot.main, scripts.latent_plot.Args, "--checkpoint nowhere --data nowhere --png a.png --draws 3"),
+    (scripts.latent_plot.main, scripts.latent_plot.Args, "--checkpoint nowhere --data nowhere --png a.png --samples 3"),
 ]
 JUNK = [
     "",

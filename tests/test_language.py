@@ -1,7 +1,5 @@
 """Laws of words: sentences are embedded once, every start is told one of its episode's, and policies listen."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +23,7 @@ from demos.phrases import PHRASINGS_PER_EPISODE, SEEN, UNSEEN, expanded, phrasin
 from demos.spec import EpisodeError
 from demos.tasks import TASKS as MOTIONS
 from envs import TASKS
-from envs.results import EpisodeResult, summarize
 from envs.video import captioned
-from scripts.benchmarks import told as told_table
 
 K, GIVE_CUBE = TINY.chunk_size, TASKS["give_cube"]
 LISTENS = {"text_encoder": "tiny:Letters", "text_dim": Letters.dim}
@@ -340,27 +336,3 @@ def test_words_are_written_below_in_a_frame():
     assert changed.min(axis=0)[1] > 0
     assert changed.max(axis=0)[1] < 639, "lines are broken before they leave the frame"
     assert captioned(frame, "") is frame
-
-
-def test_the_table_tells_who_obeyed(tmp_path):
-    """Of two trainings, on the same words and on others."""
-
-    def write(name: str, *taken: str, asked: str) -> None:
-        results = [EpisodeResult(i, way != "", True, 4, 9, 8, 1.0, way, asked) for i, way in enumerate(taken)]
-        found = {"settings": {}, "summary": summarize(results), "episodes": [vars(each) for each in results]}
-        (tmp_path / "rollouts").mkdir(exist_ok=True)
-        (tmp_path / "rollouts" / f"{name}.json").write_text(json.dumps(found))
-
-    write("together_0_hand_over_seen", "left", "left", "right", "", asked="left")
-    write("together_1_hand_over_seen", "left", "left", "left", "left", asked="left")
-    write("together_0_hand_over_way_right", "right", "left", asked="right")
-    write("hand_over_0_hand_over_seen", "left", "right", asked="left")
-    text = re.sub(" +", " ", told_table.write(tmp_path, seeds=2))
-    assert "| hand_over | 100 % | 50 % | 88 % | 53 to 98 | 75, 100 | 75 % | – |" in text
-    assert "| hand_over | right | 50 % | left 1, right 1 |" in text
-    told_table.cosines(tmp_path / "cosines.png", "tiny:Letters", Letters.dim)
-    assert (tmp_path / "cosines.png").stat().st_size > 20_000
-    kinds = told_table.rollouts_of("together", "give_cube", told_table.TINY)
-    assert list(kinds)[:6] == ["seen", "unseen", "none", "nonsense", "empty", "other"]
-    assert kinds["empty"][-1] == ""
-    assert [kind for kind in kinds if kind.startswith("way_")] == [f"way_{way}" for way in SEEN[GIVE_CUBE]]

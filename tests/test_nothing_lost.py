@@ -26,7 +26,7 @@ from demos.writer import EpisodeWriter
 from envs import TASKS
 from envs.rollout import Step
 from envs.video import VideoRecorder
-from scripts import bench, compare, inspect_data, latent_plot, quickstart, replay, rollout, study, teleop, train
+from scripts import bench, compare, experiment, inspect_data, latent_plot, quickstart, replay, rollout, teleop, train
 from scripts import record as record_script
 from scripts.outputs import check_file, check_folder, keep, write_file
 
@@ -280,11 +280,9 @@ def mains(tmp_path: Path) -> dict[str, Callable[[], object]]:
         "inspect": lambda: inspect_data.main(inspect_data.Args(data, file)),
         "latent_plot": lambda: latent_plot.main(latent_plot.Args(nothing, nothing, folder)),
         "compare": lambda: compare.main(compare.Args((nothing,), folder)),
-        "study": lambda: study.main(study.Args(file)),
+        "experiment": lambda: experiment.main(experiment.Args("study", file)),
         "quickstart": lambda: quickstart.main(quickstart.Args(out=file)),
         "bench": lambda: bench.main(bench.Args(json=folder)),
-        "bench --out": lambda: bench.main(bench.Args(out=file, only=("families",))),
-        "bench --gpu-report": lambda: bench.main(bench.Args(gpu_report=file)),
     }
 
 

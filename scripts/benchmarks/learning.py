@@ -1,10 +1,10 @@
-"""Training steps, inference and data loading, beside LeRobot's ACT at the same shape."""
+"""Speed of training steps, inference and data loading, beside LeRobot's ACT of the same shape."""
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -45,14 +45,14 @@ def make_batch(spec: EpisodeSpec, k: int, size: int, device: torch.device) -> Ba
 
 
 def make(config: ACTConfig, size: tuple[int, int], device: torch.device) -> Policy:
-    """A policy with random weights that looks at one camera of that size."""
+    """A policy with random weights and one camera of that size."""
     torch.manual_seed(0)
     spec = EpisodeSpec(ALOHA_JOINTS, {"top": size})
     return make_policy(config, spec, pretrained=False).to(device)
 
 
 class _NoStarts:
-    """Stands for a dataset where only single steps are measured."""
+    """Takes the place of a dataset where single steps are measured."""
 
     train = val = torch.empty(0, dtype=torch.int64)
 
@@ -76,14 +76,14 @@ class Mode:
 
 @contextmanager
 def trainer_of(policy: Policy, config: TrainConfig) -> Iterator[Trainer]:
-    """A trainer whose steps, `update`, are given batches from outside."""
+    """A trainer without data, for its method `update`."""
     with tempfile.TemporaryDirectory() as folder:
         yield Trainer(policy, _NoStarts(), config, RunFolder(Path(folder)))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def stepping(policy: Policy, mode: Mode, device: torch.device) -> Iterator[Callable[[Batch], None]]:
-    """The very step of `Trainer`, on a batch of one's own."""
+    """The step of `Trainer`, as a function of a batch."""
     dtype = "bfloat16" if mode.precision == "bfloat16" else "float32"
     config = TrainConfig(dtype=dtype, compile=mode.compile, device=str(device), grad_clip=10.0)
     with trainer_of(policy, config) as trainer:
@@ -98,7 +98,7 @@ def stepping(policy: Policy, mode: Mode, device: torch.device) -> Iterator[Calla
 
 
 def timed(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds of one piece of work, mean of `times`, after one that is not counted."""
+    """Mean seconds of `work` in `times` calls, after one that is not counted."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -122,10 +122,7 @@ def flops_per_sample(policy: Policy, batch: Batch) -> float:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of ten square matrix products: what the share of the peak is measured against.
-
-    Of fewer, once 5 s have passed: a CPU without bfloat16 needs seconds for one.
-    """
+    """FLOP/s of the fastest of ten products of square matrices, or of as many as 5 s suffice for."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best, began = float("inf"), time.perf_counter()
@@ -137,32 +134,36 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def train_cases(
-    peer: Peer | None, device: torch.device, batch_size: int = 8, steps: int = 3, config: ACTConfig = LEROBOT_LIKE
+    peer: Peer | None,
+    device: torch.device,
+    batch_sizes: Sequence[int] = (8,),
+    compiled: bool = False,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    steps: int = 3,
+    config: ACTConfig = LEROBOT_LIKE,
 ) -> list[Case]:
-    """Milliseconds of one optimiser step, with FLOPs and the share of the matmul peak."""
-    modes = usual_modes(device)
+    """Milliseconds of one optimiser step, with its FLOP and the share of the matmul peak that it reaches."""
+    modes = modes_of(device, compiled)
     peaks = {mode: matmul_peak(device, mode.dtype) for mode in modes}
     cases = []
-    for size in SIZES:
-        flops = flops_per_sample(make(config, size, device), _batch(config, size, 1, device))
-        asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=batch_size, device=str(device))
-        peers = {"LeRobot": peer.doing("train", steps=steps, **asked)} if peer else {}
-        for mode in modes:
-            cases.append(
-                Case(
-                    f"training step, batch {batch_size}, {size[0]} x {size[1]}, {mode}",
-                    "ms",
-                    _train_ms(config, size, batch_size, steps, mode, device),
-                    peers,
-                    {"flops_per_sample": flops, "matmul_peak": peaks[mode], "samples": batch_size},
-                )
-            )
+    for height, width in sizes:
+        flops = flops_per_sample(make(config, (height, width), device), _batch(config, (height, width), 1, device))
+        for n in batch_sizes:
+            shape = dict(height=height, width=width, chunk=config.chunk_size, size=n, device=str(device))
+            peers = {"LeRobot": peer.doing("train", steps=steps, **shape)} if peer else {}
+            for mode in modes:
+                take = partial(_train_ms, config, (height, width), n, steps, mode, device)
+                notes = {"flops_per_sample": flops, "matmul_peak": peaks[mode], "samples": n}
+                cases.append(Case(f"training step, batch {n}, {height} x {width}, {mode}", "ms", take, peers, notes))
     return cases
 
 
-def usual_modes(device: torch.device) -> list[Mode]:
-    """float32, and bfloat16 where it is fast."""
-    return [Mode()] + [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+def modes_of(device: torch.device, compiled: bool = False) -> list[Mode]:
+    """float32, TF32 on CUDA, bfloat16 where it is fast; the last one also compiled."""
+    modes = [Mode(), *[Mode("tf32")] * (device.type == "cuda")]
+    modes += [Mode("bfloat16")] * (pick_dtype("auto", device) == torch.bfloat16)
+    return modes + [replace(modes[-1], compile=True)] * compiled
 
 
 def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
@@ -171,45 +172,56 @@ def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: to
 
 def _train_ms(
     config: ACTConfig, size: tuple[int, int], batch_size: int, steps: int, mode: Mode, device: torch.device
-) -> Callable[[], float]:
-    policy, batch = make(config, size, device), _batch(config, size, batch_size, device)
-
-    def take() -> float:
+) -> float:
+    """NaN where the memory does not suffice."""
+    try:
+        policy, batch = make(config, size, device), _batch(config, size, batch_size, device)
         with stepping(policy, mode, device) as step:
+            step(batch)  # compiles
             return 1e3 * timed(lambda: step(batch), steps, device)
-
-    return take
+    except torch.OutOfMemoryError:
+        return float("nan")
 
 
 def infer_cases(
-    peer: Peer | None, device: torch.device, times: int = 10, config: ACTConfig = LEROBOT_LIKE
+    peer: Peer | None,
+    device: torch.device,
+    compiled: bool = False,
+    *,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    observations: Sequence[int] = (1, 50),
+    times: int = 10,
+    config: ACTConfig = LEROBOT_LIKE,
 ) -> list[Case]:
-    """Milliseconds from observations on the device to chunks in physical units."""
-    cases, modes = [], usual_modes(device)
-    for size in SIZES:
-        policy = make(config, size, device).eval()
-        asked = dict(height=size[0], width=size[1], chunk=config.chunk_size, size=1, device=str(device))
-        peers = {"LeRobot": peer.doing("infer", steps=times, **asked)} if peer else {}
-        seen = _batch(config, size, 1, device).observation
-        for mode in modes:
-            name = f"inference, batch 1, {size[0]} x {size[1]}, {mode}"
-            cases.append(Case(name, "ms", partial(_infer_ms, policy, seen, times, device, mode.dtype), peers))
+    """Milliseconds from observations on the host to chunks on the host, in physical units."""
+    cases = []
+    for height, width in sizes:
+        policy = make(config, (height, width), device).eval()
+        for n in observations:
+            shape = dict(height=height, width=width, chunk=config.chunk_size, size=n, device=str(device))
+            peers = {"LeRobot": peer.doing("infer", steps=times, **shape)} if peer else {}
+            seen = _batch(config, (height, width), n, torch.device("cpu")).observation
+            for mode in modes_of(device, compiled):
+                take = partial(_infer_ms, policy, seen, times, device, mode)
+                cases.append(Case(f"inference, batch {n}, {height} x {width}, {mode}", "ms", take, peers))
     return cases
 
 
 @torch.inference_mode()
-def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device, dtype: torch.dtype) -> float:
-    with autocast(device, dtype):
-        return 1e3 * timed(lambda: policy.predict(seen), times, device)
+def _infer_ms(policy: Policy, seen: Observation, times: int, device: torch.device, mode: Mode) -> float:
+    predict = torch.compile(policy.predict, mode="reduce-overhead") if mode.compile else policy.predict
+    with autocast(device, mode.dtype):
+        predict(seen.to(device))  # compiles
+        return 1e3 * timed(lambda: predict(seen.to(device)).cpu(), times, device)
 
 
 def data_cases(
     peer: Peer | None, folders: Sequence[Path], device: torch.device, *, batch_size: int = 8, chunk: int = 100
 ) -> list[Case]:
-    """Random samples per second: cached, from our files, the original's way, and LeRobot's dataset.
+    """Random samples per second: cached, from files, as the original reads its files, and from LeRobot's dataset.
 
     Args:
-        folders: recordings with one camera, top; the peers get the same frames.
+        folders: recordings with one camera, top. The peers get the same frames.
     """
     cases = []
     for folder in folders:

@@ -1,12 +1,11 @@
-"""Environments, experts, recording, the episode file, and evaluation."""
+"""Speed of environments, rendering, recording, the episode file and evaluation; success of demonstrators."""
 
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import closing, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +22,7 @@ from demos.record import RecordConfig, record, spec_of
 from envs import TASKS
 from envs.aloha import HOME_ACTION
 from envs.results import evaluate, wilson_interval
-from envs.rollout import make_vector_env
+from envs.rollout import make_vector_env, render_cameras
 from scripts.acting import agent_from, envs_for
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
@@ -56,6 +55,28 @@ def _stepper(env_id: str, cameras: Any, steps: int) -> Callable[[], float]:
         return steps / (time.perf_counter() - start)
 
     return take
+
+
+def render_cases(workers: int, frames: int = 400, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Case]:
+    """Control steps per second, every one rendered, of one process and of `workers` processes together."""
+    counts = sorted({1, workers})
+    return [
+        Case(f"rendering, {height} x {width}, {n} at once", "steps/s", partial(_rendered, n, (height, width), frames))
+        for height, width in sizes
+        for n in counts
+    ]
+
+
+def _rendered(processes: int, size: tuple[int, int], frames: int) -> float:
+    with closing(make_vector_env(TASKS["transfer_cube"], processes, parallel=True, cameras={"top": size})) as venv:
+        actions = np.tile(HOME_ACTION, (processes, 1))
+        venv.reset(seed=0)
+        render_cameras(venv)
+        start = time.perf_counter()
+        for _ in range(frames):
+            venv.step(actions)
+            render_cameras(venv)
+        return processes * frames / (time.perf_counter() - start)
 
 
 def evaluation_cases(peer: Peer | None, episodes: int, num_envs: int, device: str) -> list[Case]:
@@ -92,14 +113,22 @@ def record_cases(episodes: int, workers: int) -> list[Case]:
     return [Case(f"recording {episodes} episodes, top camera, 120 x 160", "s", take)]
 
 
-def file_cases(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Case]:
-    """Size of an episode and time to read a random frame, the file opened each time and kept open."""
+def record_sizes(folder: Path, episodes: int, workers: int = 1) -> list[Path]:
+    """Recordings of every size of picture, each in a folder of its own."""
+    folders = [folder / f"{height}x{width}" for height, width in SIZES]
+    for out, size in zip(folders, SIZES, strict=True):
+        record(RecordConfig(TASKS["transfer_cube"], {"top": size}), out, episodes, workers)
+    return folders
+
+
+def file_cases(folders: Sequence[Path]) -> list[Case]:
+    """Size of the first episode in each folder, and time to read a random frame, the file opened each time or once."""
     cases = []
-    for height, width in sizes:
-        out = folder / f"{height}x{width}"
-        record(RecordConfig(TASKS["transfer_cube"], {"top": (height, width)}), out, 1)
-        [path] = find_episodes(out)
-        name, episode = f"episode of 400 steps, top camera, {height} x {width}", Episode(path)
+    for folder in folders:
+        path = find_episodes(folder)[0]
+        episode = Episode(path)
+        height, width = episode.spec.cameras["top"]
+        name = f"episode of {episode.length} steps, top camera, {height} x {width}"
         cases += [
             Case(f"{name}: size", "MB", partial(lambda path: path.stat().st_size / 1e6, path)),
             Case(f"{name}: random frame", "ms", partial(_frame_ms, episode, False)),
@@ -118,19 +147,18 @@ def _frame_ms(episode: Episode, keep_open: bool) -> float:
     return 1e3 * statistics.median(times)
 
 
-def demonstrator_successes(who: RecordConfig, seeds: int, workers: int) -> Iterator[tuple[str, str]]:
-    """Success of the scripted experts, or of an operator, task after task (`who.env_id` is not asked), in words."""
+def demonstrator_successes(
+    demonstrator: str, noise: float, seeds: int, workers: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Success of a demonstrator in one task after the other."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for task, env_id in TASKS.items():
             shares = np.array_split(np.arange(seeds), workers)
-            runs = pool.map(partial(_demonstrate, replace(who, env_id=env_id)), shares)
-            strict, published = np.sum(list(runs), axis=0)
-            low, high = wilson_interval(int(strict), seeds)
-            yield (
-                f"{task}: {f'expert, noise {who.noise:g}' if who.demonstrator == 'expert' else who.demonstrator}",
-                f"{strict} of {seeds} strict (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-                f"{published} published",
-            )
+            config = RecordConfig(env_id, {}, noise=noise, demonstrator=demonstrator)
+            counts = np.sum(list(pool.map(partial(_demonstrate, config), shares)), axis=0)
+            strict, published = (int(count) for count in counts)
+            row = {"episodes": seeds, "strict": strict, "published": published}
+            yield f"{task}: {demonstrator}, noise {noise:g}", row | {"interval": wilson_interval(strict, seeds)}
 
 
 def _demonstrate(config: RecordConfig, seeds: Sequence[int]) -> tuple[int, int]:

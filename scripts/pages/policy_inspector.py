@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 from act.interpolation import interpolate
 from act.policies import Batch, Observation, Policy
 from demos.episode import Episode
-from scripts.latent_plot import told
+from scripts.latent_plot import embed_instruction
 from scripts.pages.scene_page import PICTURE_WIDTH
 
 Overlay = Literal["none", "attention", "keypoints"]
@@ -104,7 +104,7 @@ class PolicyInspector:
     def _told(self, episode: Episode, n: int) -> torch.Tensor | None:
         """What the episode's instruction is to the policy, (n, text_dim)."""
         if self.policy.instruction_encoder is None or self.always_told or episode.instructions:
-            return told(self.policy, episode, n)
+            return embed_instruction(self.policy, episode, n)
         return self.policy.instruction_encoder([None]).expand(n, -1)
 
     def _observation(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> Observation:
