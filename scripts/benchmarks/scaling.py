@@ -18,7 +18,7 @@ from demos.record import RecordConfig, record
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from envs import TASKS
 from scripts.benchmarks import SIZES
-from scripts.benchmarks.learning import make_batch, stepping, timed, usual_modes
+from scripts.benchmarks.learning import make_batch, modes_of, stepping, timed
 from scripts.benchmarks.simulation import evaluation_cases, record_cases
 from scripts.benchmarks.timing import Case
 
@@ -59,7 +59,7 @@ def _samples_per_s(batch_size: int, cameras: int, size: tuple[int, int], steps: 
     spec = EpisodeSpec(ALOHA_JOINTS, {f"camera_{i}": size for i in range(cameras)}, env_state_dim=7)
     policy = make_policy(CONFIG, spec, pretrained=False).to(device)
     batch = make_batch(spec, CONFIG.chunk_size, batch_size, device)
-    with stepping(policy, usual_modes(device)[-1], device) as step:
+    with stepping(policy, modes_of(device)[-1], device) as step:
         return batch_size / timed(lambda: step(batch), steps, device)
 
 

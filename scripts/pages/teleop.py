@@ -155,7 +155,9 @@ class TeleopPage:
 
     def _helping(self) -> str:
         if self.agent.assisted_arms:
-            return f"moves the {' and '.join(self.agent.assisted_arms)} arm{', waits' if self.agent.helper_waits else ''}"
+            return (
+                f"moves the {' and '.join(self.agent.assisted_arms)} arm{', waits' if self.agent.helper_waits else ''}"
+            )
         return "you have taken over" if self.agent.in_charge else "acts; grab a gizmo or press a key to take over"
 
 
