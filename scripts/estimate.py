@@ -13,7 +13,8 @@ from act.presets import PRESETS
 from act.train_config import TrainConfig
 from demos.demonstrators import Demonstrator
 from demos.motion import HORIZON
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 from envs import env_id
 from envs.rollout import VectorEnv, make_vector_env, rollout
 from scripts.benchmarks.learning import make_batch, timed, trainer_of
@@ -41,7 +42,7 @@ def estimate(
     with closing(make_vector_env(env_id(task), workers, parallel=True, cameras=CAMERAS)) as venv:
         started = time.perf_counter() - began
         recorded, moved = (_simulated(venv, task, always_render=each) / workers for each in (True, False))
-    policy = make_policy(config, EpisodeSpec(ALOHA_JOINTS, CAMERAS), pretrained=False)
+    policy = make_policy(config, EpisodeSpec(ALOHA, CAMERAS), pretrained=False)
     encoded, trained, answered = _computed(policy, training, num_envs)
 
     validated = training.steps / training.val_every * training.val_starts / num_envs * 2 * answered

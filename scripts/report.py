@@ -56,39 +56,38 @@ class Column:
     """Whether its values, from `rate`, are drawn in the plot."""
 
 
-def rate(flags: Sequence[bool]) -> dict[str, Any] | None:
-    """Share of true ones with its 95 % Wilson interval; None of none."""
-    if not flags:
-        return None
-    return {
-        "rate": sum(flags) / len(flags),
-        "interval": wilson_interval(sum(flags), len(flags)),
-        "episodes": len(flags),
-    }
+def rate(flags: Sequence[bool]) -> dict[str, Any]:
+    """Share of true ones with its 95 % Wilson interval."""
+    return {"rate": mean(flags), "interval": wilson_interval(sum(flags), len(flags)), "episodes": len(flags)}
 
 
-def rate_text(value: Mapping[str, Any]) -> str:
-    low, high = value["interval"]
-    return f"{100 * value['rate']:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+def _rate_column(head: str, rollouts: str, of: Callable[[Mapping[str, Any]], bool], in_plot: bool = False) -> Column:
+    """The share of episodes of all trainings."""
+
+    def value(row: Row) -> dict[str, Any] | None:
+        flags = [of(episode) for episode in row.episodes(rollouts)]
+        return rate(flags) if flags else None
+
+    def text(value: Mapping[str, Any]) -> str:
+        low, high = value["interval"]
+        return f"{100 * value['rate']:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+    return Column(head, value, text, in_plot)
 
 
 def strict(rollouts: str = "", head: str = "strict success (95 % interval)") -> Column:
-    """Strict success in all episodes of all trainings."""
-    return Column(head, lambda row: rate([each["success"] for each in row.episodes(rollouts)]), rate_text, not rollouts)
+    """Strict success."""
+    return _rate_column(head, rollouts, lambda episode: episode["success"], in_plot=not rollouts)
 
 
 def published(rollouts: str = "", head: str = "published success (95 % interval)") -> Column:
     """Success as the paper counts it."""
-    return Column(head, lambda row: rate([each["success_published"] for each in row.episodes(rollouts)]), rate_text)
+    return _rate_column(head, rollouts, lambda episode: episode["success_published"])
 
 
 def followed(rollouts: str = "", head: str = "instruction followed") -> Column:
     """Strict success in the variant that was requested; of tasks with one variant, strict success."""
-
-    def value(row: Row) -> Any:
-        return rate([each["success"] and each["variant"] == each["requested"] for each in row.episodes(rollouts)])
-
-    return Column(head, value, rate_text)
+    return _rate_column(head, rollouts, lambda each: each["success"] and each["variant"] == each["requested"])
 
 
 def each_training(rollouts: str = "") -> Column:

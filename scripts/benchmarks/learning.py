@@ -22,7 +22,8 @@ from act.sampling import ShuffledStarts
 from act.train import Trainer
 from act.train_config import TrainConfig
 from demos.episode import Episode, find_episodes
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
@@ -47,7 +48,7 @@ def make_batch(spec: EpisodeSpec, k: int, size: int, device: torch.device) -> Ba
 def make(config: ACTConfig, size: tuple[int, int], device: torch.device) -> Policy:
     """A policy with random weights and one camera of that size."""
     torch.manual_seed(0)
-    spec = EpisodeSpec(ALOHA_JOINTS, {"top": size})
+    spec = EpisodeSpec(ALOHA, {"top": size})
     return make_policy(config, spec, pretrained=False).to(device)
 
 
@@ -167,7 +168,7 @@ def modes_of(device: torch.device, compiled: bool = False) -> list[Mode]:
 
 
 def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
-    return make_batch(EpisodeSpec(ALOHA_JOINTS, {"top": size}), config.chunk_size, batch_size, device)
+    return make_batch(EpisodeSpec(ALOHA, {"top": size}), config.chunk_size, batch_size, device)
 
 
 def _train_ms(

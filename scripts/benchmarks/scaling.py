@@ -15,7 +15,8 @@ from act.policies import make_policy
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from demos.record import RecordConfig, record
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 from envs import TASKS
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.learning import make_batch, modes_of, stepping, timed
@@ -56,7 +57,7 @@ def scaling_cases(device: torch.device, folder: Path, workers: int, steps: int =
 
 
 def _samples_per_s(batch_size: int, cameras: int, size: tuple[int, int], steps: int, device: torch.device) -> float:
-    spec = EpisodeSpec(ALOHA_JOINTS, {f"camera_{i}": size for i in range(cameras)}, env_state_dim=7)
+    spec = EpisodeSpec(ALOHA, {f"camera_{i}": size for i in range(cameras)}, env_state_dim=7)
     policy = make_policy(CONFIG, spec, pretrained=False).to(device)
     batch = make_batch(spec, CONFIG.chunk_size, batch_size, device)
     with stepping(policy, modes_of(device)[-1], device) as step:
