@@ -1,198 +1,38 @@
-"""What the grippers of a demonstration did, read off commands and positions: closings, grasps, failed grasps.
-
-An object shows as a *gap*: it keeps the gripper from following its command. Units, direction and offset of a gripper
-are those of the file: 0 may be closed or open, and a follower may read less or more than it is commanded.
-
-A *failed grasp* closed on nothing, and the same hand tried again. All of these must be true, since a failed grasp that
-is left in costs little, and a grasp that is removed is never learnt:
-
-- The gripper followed its command as it does when it is open: the gap is within the noise.
-- The arm went nowhere new while the gripper was closed. A hand that carries or pushes something does.
-- The next closing that did not fail is near, and something was in the gripper then.
-"""
+"""Names of before for `demos.grasps`, for one version: for absolute joint positions, robots by joint names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from demos import kinematics
-
-TURN = 0.3  # share of its span that a gripper must travel for its turn to count
-LAG = 10  # steps within which a gripper follows its command
-GAP = 0.02  # share of the span; a gap must be larger than this, and than the noise, to be an object
-APPROACH = 500  # steps before a closing, or after an opening, in which the way there, or back, is looked for
-SAME_PLACE, NEARBY = 0.06, 0.12  # m; simulated people come back to within 0.053 m, and try again within 0.08 m
-SAME_POSE, NEARBY_POSE = 0.1, 0.3  # in place of these for unknown kinematics: share of the span of each joint
+from demos import grasps
+from demos.grasps import FailedGrasp as FailedGrasp
+from demos.grasps import gripper_events as gripper_events
+from demos.robot import Robot
+from demos.spec import EpisodeSpec
 
 
-@dataclass(frozen=True)
-class FailedGrasp:
-    """A closing on nothing by the arm with these joints.
-
-    Attributes:
-        joints: the columns of the arm, its gripper the last of them.
-        start, stop: first and last step of the closing.
-        following: first step of the next closing of this gripper.
-        sign: 1 for a gripper whose smaller values are closed, -1 for one whose larger values are.
-    """
-
-    joints: slice
-    start: int
-    stop: int
-    following: int
-    sign: int
+def spec_of(robot: Robot | Sequence[str]) -> EpisodeSpec:
+    return EpisodeSpec(robot if isinstance(robot, Robot) else Robot.from_joint_names(robot), {})
 
 
-def arms_of(joint_names: Sequence[str]) -> list[tuple[slice, int]]:
-    """The joints of each arm, its gripper's column being the last of them; empty for robots without grippers.
-
-    A joint whose name contains "gripper" ends an arm, as in ALOHA's layout.
-    """
-    grippers = [i for i, name in enumerate(joint_names) if "gripper" in name]
-    starts = [0, *(i + 1 for i in grippers)]
-    return [(slice(start, gripper + 1), gripper) for start, gripper in zip(starts, grippers, strict=False)]
-
-
-def gripper_events(gripper: np.ndarray, span: float) -> list[tuple[int, int]]:
-    """First and last step of each closing and opening of a gripper (T,): from turn to turn, at least `TURN` of `span`
-    apart; smaller ones are noise.
-    """
-    events: list[tuple[int, int]] = []
-    low = high = 0  # steps of the extremes since the last turn
-    direction = 0
-    for t, value in enumerate(gripper):
-        if value >= gripper[high]:
-            high = t
-        if value <= gripper[low]:
-            low = t
-        if direction <= 0 and value - gripper[low] > TURN * span:
-            events.append((low, t))
-            direction, high = 1, t
-        elif direction >= 0 and gripper[high] - value > TURN * span:
-            events.append((high, t))
-            direction, low = -1, t
-        if direction > 0:
-            if high == t:
-                events[-1] = (events[-1][0], t)
-                low = t
-        elif direction < 0 and low == t:
-            events[-1] = (events[-1][0], t)
-            high = t
-    return _without_noise(gripper, span, events)
-
-
-def _without_noise(gripper: np.ndarray, span: float, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same events, each from the last step at its first value: noise puts the extreme anywhere in a rest."""
-    # A quarter of the steps at least are at rest. The lower quartile of a normal deviate's magnitude is 0.319.
-    noise = np.quantile(np.abs(np.diff(gripper)), 0.25) / (0.319 * np.sqrt(2)) if len(gripper) > 1 else 0.0
-    near = min(6 * noise, span / 10)
-    starts = [
-        start + int(np.flatnonzero(np.abs(gripper[start : stop + 1] - gripper[start]) <= near)[-1])
-        for start, stop in events
-    ]
-    return list(zip(starts, [*starts[1:], *(stop for _, stop in events[-1:])], strict=True))
+def arms_of(robot: Robot | Sequence[str]) -> list[tuple[slice, int]]:
+    """The columns of each arm and of its gripper."""
+    arms = [arm for arm in spec_of(robot).robot.arms if arm.gripper is not None]
+    return [(slice(min(arm.columns), max(arm.columns) + 1), arm.gripper) for arm in arms if arm.gripper is not None]
 
 
 def closing_sign(command: np.ndarray, position: np.ndarray) -> int:
-    """1 if smaller values of a gripper, `command` and `position` (T,), are closed, -1 if larger ones are.
-
-    Objects tell: they are in the way of closings only. Where no object was held, 1.
-    """
-    span = max(float(np.ptp(command)), 1e-3)
-    behind = {-1: 0.0, 1: 0.0}  # direction of the motion → how far the gripper stayed behind its command
-    for start, stop in gripper_events(command, span):
-        direction = 1 if command[stop] > command[start] else -1
-        held = _held(direction * -command, start, stop)[LAG:]
-        if len(held):
-            gap = direction * np.median(command[held] - position[held])
-            behind[direction] = max(behind[direction], float(gap))
-    return -1 if behind[1] > behind[-1] + 2 * GAP * span else 1
+    return grasps.closing_sign(command, position, Robot(("gripper",)).steps(grasps.LAG))
 
 
 def find_failed_grasps(
     action: np.ndarray,
     qpos: np.ndarray,
-    joint_names: Sequence[str],
+    robot: Robot | Sequence[str],
     gripper_range: tuple[float, float] | None = None,
 ) -> list[FailedGrasp]:
-    """The failed grasps of an episode, arm by arm, in time.
-
-    Args:
-        action, qpos: (T, A) commands and positions, in the units of the file.
-        joint_names: of their columns.
-        gripper_range: what the grippers can reach, if that is known: commands beyond leave a gap without an object.
-    """
-    found: list[FailedGrasp] = []
-    for joints, gripper in arms_of(joint_names):
-        command, position = action[:, gripper].astype(np.float64), qpos[:, gripper].astype(np.float64)
-        span = float(np.ptp(command))
-        if span < 1e-3:
-            continue
-        sign = closing_sign(command, position)
-        oriented = sign * command / span
-        events = gripper_events(oriented, 1.0)
-        closings = [(start, stop) for start, stop in events if oriented[stop] < oriented[start]]
-        gap = sign * (position - (command if gripper_range is None else command.clip(*gripper_range))) / span
-        if len(closings) < 2 or (usual := _gap_at_rest(oriented, gap)) is None:
-            continue
-        offset, noise = usual
-        held = [_held(oriented, start, stop) for start, stop in closings]
-        settled = [steps[LAG:] for steps in held]
-        gaps = [float(np.median(gap[steps])) - offset if len(steps) else np.nan for steps in settled]
-        least = [GAP + 4 * noise / np.sqrt(max(1, len(steps))) for steps in settled]  # 3 deviations of a median
-        path, same, near = _path(action, joints, joint_names)
-        own: list[FailedGrasp] = []
-        tried_again = len(closings) - 1  # the next closing that did not fail
-        for i in reversed(range(len(closings) - 1)):
-            if (
-                gaps[i] <= least[i]  # not for nan
-                and gaps[tried_again] > 2 * least[tried_again]
-                and _distance(path[held[tried_again][0]], path[held[i][:1]]) <= near
-                and _goes_nowhere_new(path, held[i], same)
-            ):
-                own.append(FailedGrasp(joints, *closings[i], closings[i + 1][0], sign))
-            else:
-                tried_again = i
-        found += reversed(own)
-    return found
-
-
-def _held(command: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Steps in which a gripper, closed where `command` (T,) is small, is commanded to stay closed after a closing."""
-    low, high = command[stop], command[start]
-    opens = np.flatnonzero(command[stop:] > (low + high) / 2)
-    end = stop + int(opens[0]) if len(opens) else len(command)
-    return start + np.flatnonzero(command[start:end] <= low + (high - low) / 4)
-
-
-def _gap_at_rest(command: np.ndarray, gap: np.ndarray) -> tuple[float, float] | None:
-    """Median and deviation of a gap (T,) while the gripper rests open (`command` is large); None if it never does."""
-    low, high = command.min(), command.max()
-    recent = np.lib.stride_tricks.sliding_window_view(np.pad(command, (LAG, 0), "edge"), LAG + 1)  # (T, LAG + 1)
-    rests = np.ptp(recent, axis=1) < 3 * GAP * (high - low)
-    rests &= command > high - (high - low) / 4
-    if not rests.any():
-        return None
-    usual = float(np.median(gap[rests]))
-    return usual, 1.4826 * float(np.median(np.abs(gap[rests] - usual)))
-
-
-def _path(action: np.ndarray, joints: slice, joint_names: Sequence[str]) -> tuple[np.ndarray, float, float]:
-    """Where an arm is commanded to be, (T, D), and which distances are the same place, and nearby."""
-    if kinematics.knows(joint_names):
-        tools = kinematics.tool_positions(action)
-        return (tools[:, :3] if joints.start == 0 else tools[:, 3:]), SAME_PLACE, NEARBY
-    arm = action[:, joints.start : joints.stop - 1].astype(np.float64)
-    spans = np.ptp(arm, axis=0)
-    return arm / np.maximum(spans, max(0.05 * spans.max(initial=0.0), 1e-6)), SAME_POSE, NEARBY_POSE
-
-
-def _goes_nowhere_new(path: np.ndarray, closed: np.ndarray, same: float) -> bool:
-    """Whether an arm, in the steps in which its gripper is closed, stays where it was before."""
-    before = path[max(0, closed[0] - APPROACH) : closed[0] + 1]
-    return all(_distance(place, before) <= same for place in path[closed])
-
-
-def _distance(place: np.ndarray, path: np.ndarray) -> float:
-    return float(np.sqrt(((path - place) ** 2).sum(axis=-1).min()))
+    spec = spec_of(robot)
+    arms = tuple(replace(arm, gripper_range=gripper_range) for arm in spec.robot.arms)
+    spec = replace(spec, robot=replace(spec.robot, arms=arms))
+    return grasps.find_failed_grasps(action, qpos, spec, simulated=gripper_range is not None)

@@ -1,9 +1,11 @@
 """What an episode contains, in the words that files, policies and environments share."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from demos.arm_names import GRIPPER
 from demos.errors import EpisodeError as EpisodeError
 from demos.json_checks import as_list, as_mapping, as_number, as_text, as_texts, wrong
 from demos.robot import ALOHA_JOINTS as ALOHA_JOINTS
@@ -84,6 +86,18 @@ class EpisodeSpec:
     def relative(self) -> bool:
         """Whether an action is a change from the present state; grippers may be commanded absolutely all the same."""
         return self.action_semantics in ("relative_joints", "relative_ee")
+
+    @property
+    def action_grippers(self) -> tuple[int, ...]:
+        """The columns of an action that command grippers: by name, or, of unnamed ones, the last of each arm."""
+        if self.action_names[: len(self.joint_names)] == self.joint_names:
+            return self.robot.grippers
+        named = tuple(i for i, name in enumerate(self.action_names) if GRIPPER.search(name))
+        if named or not all(re.fullmatch(r"action_\d+", name) for name in self.action_names):
+            return named
+        grippers, width = len(self.robot.grippers), self.action_dim // max(1, len(self.robot.arms))
+        fits = grippers == len(self.robot.arms) and width * grippers == self.action_dim
+        return tuple(range(width - 1, self.action_dim, width)) if fits and width > 1 else ()
 
     @property
     def has_ee_positions(self) -> bool:
