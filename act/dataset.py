@@ -32,8 +32,8 @@ from act.sampling import ShuffledStarts, balance_tasks, oversample_beginnings, s
 from act.targets import describe_changes, starts_of, targets_of
 from act.timeline import TimeLine, joint_time_lines
 from act.train_config import LearnFrom
-from demos import kinematics
 from demos.episode import Episode, check_dataset, find_episodes
+from demos.kinematics import forward_kinematics
 from demos.spec import JpegColors
 
 
@@ -93,7 +93,9 @@ class ChunkDataset:
 
         dropped = {"drop_idle_steps": drop_idle_steps, "drop_failed_grasps": drop_failed_grasps}
         # Of an idle stretch at the end more than a chunk is kept: the policy learns to stay.
-        targets = [targets_of(each, chunk_size + 1, **dropped, from_grasp=instructed) for each in self.episodes]
+        targets = [
+            targets_of(each, chunk_size + 1, **dropped, from_grasp=instructed, spec=self.spec) for each in self.episodes
+        ]
         self.changes = describe_changes(self.episodes, targets, learn_from)
         line = self.timeline = TimeLine([each.kept for each in targets])
         if chunk_size > line.longest:
@@ -171,8 +173,9 @@ class ChunkDataset:
     def stats(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation, per dimension, of each normalised quantity over the training split."""
         values = {"qpos": self.qpos, "action": self.action, "keyframe": self.keyframe, "env_state": self.env_state}
-        if kinematics.knows(self.spec.joint_names):
-            values["place"] = torch.from_numpy(kinematics.tool_positions(self.action.cpu().numpy()))
+        if self.spec.has_ee_positions:
+            positions = forward_kinematics(self.spec.robot, self.action.cpu().numpy())
+            values["place"] = torch.from_numpy(positions.reshape(len(positions), -1))
         train = {key: x[self._measured.to(x.device)].double() for key, x in values.items() if x is not None}
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from act.grippers import FailedGrasp, find_failed_grasps
-from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
 from act.train_config import LearnFrom
-from demos import kinematics
 from demos.episode import Episode
+from demos.grasps import FailedGrasp, find_failed_grasps
+from demos.hindsight import active_steps, intended_mask, keyframes, without_failed_grasps
+from demos.spec import EpisodeSpec
 
 MIN_STD = 0.01
 """A joint that never moves in the demonstrations would otherwise turn noise into huge inputs; ACT clips here too."""
@@ -29,7 +29,8 @@ class Targets:
     Attributes:
         action: (T, A) commands in physical units, without failed grasps if these are dropped.
         keyframe: (T, K) where each arm goes next.
-        intended: (T, A) bool, False where an arm is on its way to a failed grasp or back; None where all are True.
+        intended: (T, A) bool, False where an arm is on its way to a failed grasp or back; None where all are True, or
+            where actions do not command the joints: then these steps are left out of `kept`.
         kept: (N,) the steps that are learnt, in order.
         failed: the failed grasps that were dropped.
     """
@@ -42,7 +43,13 @@ class Targets:
 
 
 def targets_of(
-    episode: Episode, keep_end: int, *, drop_idle_steps: bool, drop_failed_grasps: bool, from_grasp: bool = False
+    episode: Episode,
+    keep_end: int,
+    *,
+    drop_idle_steps: bool,
+    drop_failed_grasps: bool,
+    from_grasp: bool = False,
+    spec: EpisodeSpec | None = None,
 ) -> Targets:
     """The training targets of an episode.
 
@@ -50,18 +57,20 @@ def targets_of(
         keep_end: how many steps of an idle stretch at the end are kept.
         drop_idle_steps: remove steps in which neither an arm nor a gripper moves.
         drop_failed_grasps: remove failed grasp attempts.
-        from_grasp: the first keyframe is a grasp, see `act.keyframes.keyframes`.
+        from_grasp: the first keyframe is a grasp, see `demos.hindsight.keyframes`.
+        spec: robot and action semantics as the dataset has them; default: as the episode has them.
     """
     # Perturbations of a recording are there to be corrected, not to be imitated.
     action = episode.action if episode.expert_action is None else episode.expert_action
-    names, intended, failed = episode.spec.joint_names, None, list[FailedGrasp]()
+    qpos, spec, intended, failed = episode.qpos, spec or episode.spec, None, list[FailedGrasp]()
     if drop_failed_grasps:
-        known = episode.sim and kinematics.knows(names)
-        failed = find_failed_grasps(action, episode.qpos, names, kinematics.GRIPPER_RANGE if known else None)
-        intended = meant_steps(action, episode.qpos, names, failed)
-        action = as_meant(action, episode.qpos, names, failed)
-    kept = moving_steps(action, names, keep_end).nonzero()[0] if drop_idle_steps else np.arange(len(action))
-    return Targets(action, keyframes(action, episode.qpos, names, from_grasp), intended, kept, failed)
+        failed = find_failed_grasps(action, qpos, spec, simulated=episode.sim)
+        intended = intended_mask(action, qpos, spec, failed)
+        action = without_failed_grasps(action, qpos, spec, failed)
+    keep = np.ones(len(action), bool) if not drop_idle_steps else active_steps(action, qpos, spec, keep_end)
+    if intended is not None and not spec.commands_joints:
+        keep, intended = keep & intended.all(axis=1), None
+    return Targets(action, keyframes(action, qpos, spec, from_grasp), intended, keep.nonzero()[0], failed)
 
 
 def starts_of(episode: Episode, learn_from: LearnFrom) -> np.ndarray:
@@ -87,7 +96,7 @@ def describe_changes(episodes: Sequence[Episode], targets: Sequence[Targets], le
     if intended:
         changes.append(f"intended commands in {intended} of {len(episodes)} episodes")
     still = np.concatenate([each.action for each in targets]).std(axis=0) < MIN_STD
-    names = [name for name, never in zip(episodes[0].spec.joint_names, still, strict=True) if never]
+    names = [name for name, never in zip(episodes[0].spec.action_names, still, strict=True) if never]
     if names:
         changes.append(f"constant, as they hardly move: {', '.join(names)}")
     return "; ".join(changes) or "all steps and commands as recorded"

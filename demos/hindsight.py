@@ -53,12 +53,11 @@ def keyframe_dim(robot: Robot) -> int:
 def keyframe_parts(robot: Robot) -> list[tuple[int, ...]]:
     """The columns of a keyframe that belong together: those of each arm, then those of no arm.
 
-    With kinematics an arm has x, y, z in m from its base and, if it has a gripper, the opening afterwards; a keyframe
-    of other robots is their joints.
+    With kinematics an arm has x, y, z in m from its base and the gripper's opening afterwards, 0 if it has none; a
+    keyframe of other robots is their joints.
     """
     if robot.has_kinematics:
-        ends = np.cumsum([3 + (arm.gripper is not None) for arm in robot.arms]).tolist()
-        return [tuple(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+        return [tuple(range(4 * i, 4 * i + 4)) for i in range(len(robot.arms))]
     arms = [arm.columns for arm in robot.arms]
     rest = tuple(i for i in range(len(robot.joint_names)) if not any(i in columns for columns in arms))
     return [*arms, *([rest] if rest else [])]
@@ -96,12 +95,10 @@ def keyframes(action: np.ndarray, qpos: np.ndarray, spec: EpisodeSpec, from_gras
     if not robot.has_kinematics:
         return found
     tools = forward_kinematics(robot, found)
-    parts = [
-        part
-        for i, arm in enumerate(robot.arms)
-        for part in (tools[:, i], *([] if arm.gripper is None else [found[:, arm.gripper : arm.gripper + 1]]))
-    ]
-    return np.concatenate(parts, axis=-1).astype(np.float32)
+    none = np.zeros(len(found), np.float32)
+    openings = [none if arm.gripper is None else found[:, arm.gripper] for arm in robot.arms]
+    with_openings = np.concatenate([tools, np.stack(openings, axis=-1)[..., None]], axis=-1)  # (T, arms, 4)
+    return with_openings.reshape(len(found), -1).astype(np.float32)
 
 
 def _half_way(opening: np.ndarray) -> int:

@@ -1,7 +1,6 @@
 """Laws of what demonstrations tell in hindsight, and of backbones that are never trained."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -175,7 +174,7 @@ def test_a_dataset_without_pauses_pairs_frames_and_actions_as_the_files_do(tmp_p
 
 def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypatch):
     write_episodes(tmp_path)
-    monkeypatch.setattr(targets_module, "as_meant", lambda action, qpos, names, failed: action + qpos)
+    monkeypatch.setattr(targets_module, "without_failed_grasps", lambda action, qpos, names, failed: action + qpos)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_failed_grasps=True)
     meant = np.concatenate([episode.action + episode.qpos for episode in found.episodes])
     np.testing.assert_allclose(found.action, meant)
@@ -184,12 +183,12 @@ def test_a_dataset_without_misses_learns_from_what_was_meant(tmp_path, monkeypat
 def test_an_arm_that_misses_goes_on_from_where_it_comes_back(tmp_path, monkeypatch):
     write_episodes(tmp_path)
 
-    def meant_steps(action: np.ndarray, qpos: np.ndarray, names: Sequence[str], failed: object) -> np.ndarray:
+    def meant_steps(action: np.ndarray, qpos: np.ndarray, spec: object, failed: object) -> np.ndarray:
         meant = np.ones(action.shape, dtype=bool)
         meant[3:8, 7:] = False
         return meant
 
-    monkeypatch.setattr(targets_module, "meant_steps", meant_steps)
+    monkeypatch.setattr(targets_module, "intended_mask", meant_steps)
     found = ChunkDataset(tmp_path, 6, val_fraction=0.0, drop_failed_grasps=True)
     first, last = found.episodes[0], found.episodes[0].length - 1
     batch = found.gather(torch.tensor([1, 4, 8, last - 1]))
