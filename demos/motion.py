@@ -211,8 +211,8 @@ class MotionEngine:
         solved = begin = at
         for t, i in enumerate(index):
             segment = segments[i]
-            if t >= end:  # held
-                pass
+            if t >= end and tracking.max_joint_step is None:
+                pass  # the arm has arrived; a bounded one may still lag behind its end
             elif segment.path == "joints":
                 if t == 0 or i != index[t - 1]:
                     begin, at = at, self._solve(arm, segment.position, rotations[i], at, tracking)
