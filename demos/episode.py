@@ -211,7 +211,7 @@ class Episode:
 
 
 def check_dataset(
-    paths: Sequence[str | Path],
+    episodes: Sequence["str | Path | Episode"],
     several_tasks: bool = False,
     cameras: Sequence[str] | None = None,
     jpeg_colors: JpegColors = "auto",
@@ -219,7 +219,7 @@ def check_dataset(
     """Opens and checks every episode. Returns the spec they share; EpisodeError names the first that differs.
 
     Args:
-        paths: of the episodes' files, at least one.
+        episodes: the episodes, or their files, at least one.
         several_tasks: they may be of several tasks, with other objects in each. The spec then names all of these
             tasks, and no object poses.
         cameras: those that will be looked at; of the others the spec has those that all episodes share. None: all of
@@ -228,14 +228,16 @@ def check_dataset(
 
     Where one of two files is of another recorder, their `task` texts may differ, and their fps by 2 %.
     """
-    path, *others = paths
-    first = Episode(path, cameras=cameras, jpeg_colors=jpeg_colors)
+    opened = (
+        each if isinstance(each, Episode) else Episode(each, cameras=cameras, jpeg_colors=jpeg_colors)
+        for each in episodes
+    )
+    first = next(opened)
     spec, env_ids = first.spec, dict.fromkeys(first.spec.env_ids)
     if unknown := [name for name in cameras or () if name not in spec.cameras]:
         known = ", ".join(spec.cameras) or "none"
         raise EpisodeError(f"camera {unknown[0]} is not in {first.path.parent}; its cameras: {known}")
-    for other_path in others:
-        episode = Episode(other_path, cameras=cameras, jpeg_colors=jpeg_colors)
+    for episode in opened:
         other = episode.spec
         if several_tasks:
             env_ids |= dict.fromkeys(other.env_ids)
@@ -254,5 +256,5 @@ def check_dataset(
             hint = ""
             if shared and cameras is None and other.cameras != spec.cameras:
                 hint = f"; --cameras {' '.join(shared)} takes the cameras that both have"
-            raise EpisodeError(f"{other_path} does not go with {path}: {'; '.join(differences)}{hint}")
+            raise EpisodeError(f"{episode.path} does not go with {first.path}: {'; '.join(differences)}{hint}")
     return spec if len(env_ids) <= 1 else replace(spec, env_ids=tuple(env_ids), task="", env_state_dim=0)

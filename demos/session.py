@@ -1,4 +1,4 @@
-"""A person's demonstrations, one after the other, in real time: wait, record, save. Knows no page and no keyboard.
+"""Records a person's demonstrations one after the other, in real time, independently of any page or keyboard.
 
     waiting ──start──► recording ──save──► a file; next seed, waiting
                         │  ▲  ├──discard──► nothing; same seed, waiting
@@ -6,10 +6,10 @@
                         ▼  │  └──next─────► nothing; next seed, waiting
                        paused
 
-While nobody moves, a recording may be "thinking": time stands still, as in a pause, until somebody moves again.
+With `patience`, a recording in which nothing moves is "thinking": time stops until something moves again.
 
-Somebody else shows it and passes on what the person asks for. An episode is on the disk when `save` has returned, and
-otherwise not at all; nothing depends on how fast the clock ran, since time in an episode is the number of steps.
+A caller shows the session and passes requests on. An episode is on the disk once it has been saved, and leaves no file
+otherwise. Time in an episode is the number of steps, so results do not depend on the clock.
 """
 
 import time
@@ -33,14 +33,14 @@ from envs.rollout import Step, make_vector_env, render_cameras, rollout
 
 Request = Literal["start", "pause", "save", "discard", "again", "next", "quit"]
 State = Literal["waiting", "recording", "thinking", "paused"]
-LATE = 5e-3  # s after its time: what counts as a late step
-CATCH_UP = 5  # steps that may follow each other at once after a delay; what is longer is lost
-FIRST_SEED = 20_000  # among those of demonstrations, above what experts usually record
-GLANCE = 0.04  # s between two looks at the requests while nothing moves
+LATE = 5e-3  # s after which a step counts as late
+CATCH_UP = 5  # steps that may follow without a wait after a delay; a longer delay is dropped
+FIRST_SEED = 20_000  # of an empty folder; recordings of the expert usually stay below
+POLL = 0.04  # s between two polls of the requests while nothing moves
 
 
 class Pace:
-    """Real time: `wait` returns once every 1 / FPS s, and counts the steps that came late."""
+    """A real-time clock: `wait` returns once every 1 / FPS s, and counts the late steps."""
 
     def __init__(self) -> None:
         self.steps = self.late = 0
@@ -48,7 +48,7 @@ class Pace:
         self.resume()
 
     def resume(self) -> None:
-        """The clock runs again after a pause."""
+        """Restarts the clock after a pause."""
         self._last = self._due = time.perf_counter()
 
     def wait(self) -> None:
@@ -64,7 +64,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Control steps per second, pauses left out."""
+        """Control steps per second, without pauses."""
         return self.steps / self.seconds if self.seconds else 0.0
 
 
@@ -74,27 +74,26 @@ class Session:
     Args:
         env_id: the task, by its Gymnasium id.
         cameras: camera → (height, width), recorded at every step.
-        agent: acts on the person's wishes.
-        folder: of the episodes; those already there stay, and numbers and seeds go on behind them.
-        seed: of the first episode; None: behind the highest one in the folder, `FIRST_SEED` in an empty folder.
-        horizon: steps after which an episode can only be saved or given up.
-        patience: steps without motion after which time stops until somebody moves; 0: it never does. People stop to
-            think, and a policy without memory may imitate that. While the goal is being held, time runs on.
+        agent: follows the person's targets.
+        folder: of the episodes. Existing episodes stay; numbers and seeds continue after them.
+        seed: of the first episode. None: after the highest one in the folder, `FIRST_SEED` in an empty folder.
+        horizon: steps after which an episode can only be saved or discarded.
+        patience: steps without motion after which time stops until something moves; 0: never. People stop to think,
+            and a policy without memory may imitate that. Time does not stop while the goal is reached and held.
         attributes: more root attributes for the files.
-        instruction: what is to be done, in words; "": one of the phrasings that are known for a way of the task, which
-            changes with the seed.
+        instruction: of every episode. "": one from the phrases of the task, for a variant that the seed decides.
 
     Attributes:
-        env: the simulated world.
+        env: the simulation.
         state: see the head of this file.
         seed: of the episode that waits or runs.
-        t: number of steps recorded of it.
-        observation: what was last seen, images included.
+        t: number of its recorded steps.
+        observation: the last one, with images.
         stage, terms: of the reward after the last step.
         success, success_published: so far.
         saved: number of episodes in the folder.
-        notice: what last happened, in words.
-        instruction: what is to be done in this episode.
+        notice: a sentence about the last event.
+        instruction: of this episode.
         pace: the clock of this episode.
 
     Raises:
@@ -130,11 +129,11 @@ class Session:
         self.pace = Pace()
 
     def ask(self, request: Request) -> None:
-        """Pass on what the person asks for; from any thread. What makes no sense in the present state is ignored."""
+        """Passes a request on, from any thread. A request that does not apply in the present state is ignored."""
         self._requests.put(request)
 
     def run(self, show: Callable[["Session"], object]) -> None:
-        """Demonstrations until somebody asks to quit; `show` is called after every step and some times a second else.
+        """Records demonstrations until "quit" is requested. `show` is called after every step, and at every poll.
 
         Raises:
             EpisodeError: an episode cannot be written.
@@ -147,20 +146,20 @@ class Session:
             self._venv.close()
 
     def _wait_for_start(self, show: Callable[["Session"], object]) -> bool:
-        """The scene of the seed stands still. Returns whether an episode shall begin."""
-        self._set_the_scene()
+        """Shows the scene of the seed at rest. Returns whether to record an episode."""
+        self._reset_scene()
         while True:
             show(self)
-            request = self._request(GLANCE)
+            request = self._request(POLL)
             if request == "next":
                 self.seed += 1
-                self._set_the_scene()
+                self._reset_scene()
             elif request in ("start", "again"):
                 return True
             elif request == "quit":
                 return False
 
-    def _set_the_scene(self) -> None:
+    def _reset_scene(self) -> None:
         self.instruction = self._given or sample_instruction(self.spec.env_id, self.seed)
         observation, info = self._venv.reset(seed=[self.seed])
         self.agent.reset([self.seed], observation)
@@ -169,21 +168,21 @@ class Session:
         self._judge(0.0, info)
 
     def _record(self, show: Callable[["Session"], object]) -> bool:
-        """One episode. Returns whether the same seed shall be recorded again at once."""
+        """Records one episode. Returns whether to record the same seed again at once."""
         path = self.folder / f"episode_{self._number}.hdf5"
         with EpisodeWriter(path, self.spec, seed=self.seed, expert="teleop", attributes=self.attributes) as writer:
             self.state, self.pace = "recording", Pace()
             for step in rollout(self._venv, self.agent, [self.seed], always_render=True):
-                self._take_down(step, writer)
+                self._append(step, writer)
                 show(self)
                 request = self._request()
                 if step.last and request in (None, "pause", "start"):
-                    self.notice = f"{self.t} steps are the most: save or discard"
+                    self.notice = f"the episode has {self.t} steps, the maximum: save or discard"
                     request = "pause"
                 if request == "pause":
                     request = self._pause(show, step.last)
                 elif request is None:
-                    request = self._let_think(show)
+                    request = self._think(show)
                 if request == "save":
                     self._save(writer)
                 elif request == "discard":
@@ -199,29 +198,29 @@ class Session:
         raise AssertionError("an episode ends with a request")
 
     def _pause(self, show: Callable[["Session"], object], full: bool) -> Request | None:
-        """Stands still until something else is asked for; a full episode cannot go on."""
+        """Stands still until another request; an episode of `horizon` steps cannot go on."""
         self.state = "paused"
         while True:
             show(self)
-            request = self._request(GLANCE)
+            request = self._request(POLL)
             if request not in (None, "pause") and not (full and request == "start"):
                 self.state = "recording"
                 self.pace.resume()
                 return request
 
-    def _let_think(self, show: Callable[["Session"], object]) -> Request | None:
-        """Time stops as long as nobody moves."""
+    def _think(self, show: Callable[["Session"], object]) -> Request | None:
+        """Stops time as long as nothing moves."""
         request = None
         while request is None and 0 < self.patience <= self.agent.still_steps and not self.env.goal_hold_running:
             self.state = "thinking"
             show(self)
-            request = self._request(GLANCE / 4)
+            request = self._request(POLL / 4)
         if self.state == "thinking":
             self.state = "recording"
             self.pace.resume()
         return self._pause(show, full=False) if request == "pause" else request
 
-    def _take_down(self, step: Step, writer: EpisodeWriter) -> None:
+    def _append(self, step: Step, writer: EpisodeWriter) -> None:
         self.observation = {name: value[0] for name, value in step.observation.items()}
         writer.append(self.observation, step.action[0], float(step.reward[0]), human=self.agent.human)
         self.t = step.t + 1
@@ -237,11 +236,11 @@ class Session:
         latencies = self.agent.latencies or (0.0,)
         timing = {"rate_hz": self.pace.rate, "late_steps": self.pace.late, "seconds": self.pace.seconds}
         timing |= {f"latency_ms_{q}": 1e3 * float(np.quantile(latencies, p)) for q, p in (("p50", 0.5), ("p99", 0.99))}
-        # What was done counts, whatever was asked for.
+        # The variant that was shown, which may differ from that of the instruction.
         given = [self._given] if self._given else []
         timing |= language_attributes(self.spec.env_id, self.env.variant, self.seed, given)
         path = writer.close(self.success, self.success_published, timing)
-        how = "a strict success" if self.success else "NOT a strict success"
+        how = "strict success" if self.success else "NO strict success"
         self.notice = f"saved {path.name}: {self.t} steps, {how}"
         self._number, self.saved, self.seed = episode_number(path) + 1, self.saved + 1, self.seed + 1
 
@@ -262,8 +261,8 @@ class Session:
         for episode in episodes:
             if differences := episode.spec.differences(self.spec):
                 raise EpisodeError(
-                    f"{self.folder} holds other episodes (here: in the folder, there: asked for): "
-                    f"{'; '.join(differences)}. Ask for the same, or name another folder"
+                    f"{self.folder} holds other episodes (here: in the folder, there: requested): "
+                    f"{'; '.join(differences)}. Request the same, or name another folder"
                 )
         seeds = [episode.seed for episode in episodes if episode.seed is not None]
         following = max(seeds) + 1 if seeds else FIRST_SEED

@@ -1,11 +1,10 @@
-"""Teleoperation: where a person wants the tools goes in, joint targets come out: an agent like any other.
+"""Teleoperation: an agent that turns a person's target poses of the tools into joint targets.
 
-A person moves a wish, not an arm. The command follows the wish on a nearly straight line at bounded speed and
-acceleration, and no joint ever turns faster than `JOINT_SPEED`: a wish that jumps, that lies out of reach or behind a
-singular pose makes the arm slow, or stops it, but never makes it jump.
+The command follows the target on a nearly straight line at bounded speed and acceleration, and no joint turns faster
+than `JOINT_SPEED`. A target that jumps, is out of reach or lies behind a singular pose slows or stops the arm.
 
-A helper, any other agent, may share the work: an expert that moves one arm while a person moves the other, or a policy
-that moves both until a person takes over (DAgger with a human gate: Kelly et al. 2019, arXiv 1810.02890).
+A helper, which is any other agent, can share the work: an expert that moves one arm while a person moves the other, or
+a policy that moves both until a person takes over (DAgger with a human gate: Kelly et al. 2019, arXiv 1810.02890).
 """
 
 import time
@@ -26,23 +25,19 @@ GRIPPER_SPEED = 4.0  # openings per second
 STILL = 1e-4  # rad, or openings, per step
 LOWEST = 0.005  # m: tools stay above the table
 NEAR_LIMIT = 0.02  # rad
-GRASP_POSES = {
-    "down": DOWN,  # for what lies on the table
-    "level": LEVEL,
-    "sideways": SIDE,
-}
-"""Name → arm → orientation of the tool as a quaternion w, x, y, z: what grasps mostly need."""
+GRASP_POSES = {"down": DOWN, "level": LEVEL, "sideways": SIDE}
+"""Name → arm → orientation of the tool in common grasps, a quaternion w, x, y, z. Objects on the table need "down"."""
 
 
 class Follower:
-    """Leads one arm's command after a wanted pose of its tool.
+    """Moves one arm's command towards the target pose of its tool.
 
     Attributes:
         joints: (6,) rad, commanded.
         gripper: commanded opening, 0 closed … 1 open.
-        distance: m from the commanded pose to the wanted one.
-        out_of_reach: the arm stands as near to the wanted pose as it can, and that is not there.
-        at_limit: names of the joints that stand at the end of their range.
+        distance: m from the commanded pose to the target.
+        out_of_reach: the arm is as near to the target as it can be, and does not reach it.
+        at_limit: names of the joints at an end of their range.
     """
 
     def __init__(self, ik: BimanualIK, arm: str):
@@ -51,14 +46,14 @@ class Follower:
         self._range = np.stack([ik.model.joint(name).range for name in names])  # (6, 2) rad
 
     def start(self, command: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stands still at a command (7,). Returns the tool's pose there, (3,) m and (3, 3)."""
+        """Starts at rest at a command (7,). Returns the tool's pose there, (3,) m and (3, 3)."""
         self.joints, self.gripper = command[:6].astype(np.float64), float(command[6])
         self._velocity, self._turning = np.zeros(3), np.zeros(3)
         self._blocked, self.distance = 0, 0.0
         return self.ik.forward(self.arm, self.joints)
 
     def step(self, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
-        """One control step towards a wanted pose, (3,) m and (3, 3), and opening. Returns the command (7,)."""
+        """One control step towards a target pose, (3,) m and (3, 3), and opening. Returns the command (7,)."""
         at, facing = self.ik.forward(self.arm, self.joints)
         away, turn = position - at, rotation_vector(rotation @ facing.T)
         self._velocity = _approach(self._velocity, away, SPEED, ACCELERATION)
@@ -68,7 +63,7 @@ class Follower:
         change = joints - self.joints
         self.joints = self.joints + change * min(1.0, JOINT_SPEED / FPS / (np.abs(change).max() + 1e-12))
         reached, now_facing = self.ik.forward(self.arm, self.joints)
-        # What was not reached must not be caught up with later: the next step sets out from the speed attained.
+        # The next step starts at the velocity that was reached, so that the arm does not catch up later.
         self._velocity, self._turning = (reached - at) * FPS, rotation_vector(now_facing @ facing.T) * FPS
         self.distance = float(np.linalg.norm(position - reached))
         stuck = self.distance > 5e-3 and np.linalg.norm(self._velocity) < 0.01
@@ -78,12 +73,12 @@ class Follower:
 
     @property
     def command(self) -> np.ndarray:
-        """(7,) float32: six joints in rad, the gripper's opening."""
+        """(7,) float32: six joints in rad, opening of the gripper."""
         return np.array([*self.joints, self.gripper], np.float32)
 
     @property
     def out_of_reach(self) -> bool:
-        return self._blocked > FPS // 5  # for a fifth of a second on end
+        return self._blocked > FPS // 5  # for a fifth of a second
 
     @property
     def at_limit(self) -> tuple[str, ...]:
@@ -92,7 +87,7 @@ class Follower:
 
 
 def _approach(velocity: np.ndarray, offset: np.ndarray, speed: float, acceleration: float) -> np.ndarray:
-    """The next velocity (3,) per second on a straight way (3,) left to go, as fast as both bounds and braking allow."""
+    """The next velocity (3,) per second along a remaining offset (3,): the fastest that can still brake."""
     distance = float(np.linalg.norm(offset))
     fastest = min(speed, np.sqrt(2 * acceleration * distance), distance * FPS / 2)
     change = offset / (distance + 1e-12) * fastest - velocity
@@ -100,22 +95,22 @@ def _approach(velocity: np.ndarray, offset: np.ndarray, speed: float, accelerati
 
 
 class TeleopAgent:
-    """A person in one environment, perhaps with a helper. Wishes may come from any thread, at any time.
+    """A person in one environment, with or without a helper. Any thread may set targets at any time.
 
     Args:
         helper: an agent that shares the work, or None.
-        assisted_arms: the arms that the helper moves for good; none: it moves both until `take_over`.
+        assisted_arms: the arms that the helper moves in the whole episode. None: it moves both until `take_over`.
 
     Attributes:
         human: whether a person moved an arm in the last step.
-        still_steps: steps on end in which nothing moved and nobody wished for anything; 0 while a helper acts.
-        followers: arm → what its command is doing.
-        latencies: seconds from a wish to the first command that heeds it, in this episode.
+        still_steps: consecutive steps in which nothing moved and no target was set; 0 while a helper acts.
+        followers: arm → its follower.
+        latencies: seconds from setting a target to the first command that uses it, in this episode.
     """
 
     def __init__(self, helper: Agent | None = None, assisted_arms: Sequence[str] = ()):
         self.helper, self.assisted_arms = helper, tuple(assisted_arms)
-        # A few steps suffice from one control step to the next, and bound the time where nothing can be found.
+        # A few iterations suffice from one control step to the next, and bound the time if there is no solution.
         self.followers = {arm: Follower(BimanualIK(max_steps=12, unroll=0.01), arm) for arm in ARMS}
         self._lock = Lock()
         self._begin()
@@ -130,13 +125,13 @@ class TeleopAgent:
         return tuple(arm for arm in ARMS if arm not in self.assisted_arms)
 
     @property
-    def in_charge(self) -> bool:
-        """Whether a person moves all the arms that a person may move; else the helper moves both."""
-        return self._in_charge
+    def human_in_control(self) -> bool:
+        """Whether a person moves all of `human_arms`; otherwise the helper moves both arms."""
+        return self._human_in_control
 
     @property
     def helper_waits(self) -> bool:
-        """The helper of single arms stands still while this is true, so that nobody has to hurry."""
+        """While true, a helper of single arms stands still."""
         return self._helper_waits
 
     @helper_waits.setter
@@ -150,18 +145,18 @@ class TeleopAgent:
             self._begin()
 
     def needs_images(self) -> bool:
-        acts = bool(self.assisted_arms) or not self._in_charge
+        acts = bool(self.assisted_arms) or not self._human_in_control
         return self.helper is not None and acts and self.helper.needs_images()
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         with self._lock:
-            arms = self.human_arms if self._in_charge else ()
+            arms = self.human_arms if self._human_in_control else ()
             targets = {arm: (*self._pose[arm], self._opening[arm]) for arm in arms}
             if self._target_set_at is not None and targets:
                 self.latencies.append(time.perf_counter() - self._target_set_at)
             self._target_set_at = None
         action = self._action.copy()
-        helper = None if self._in_charge and (not self.assisted_arms or self.helper_waits) else self.helper
+        helper = None if self._human_in_control and (not self.assisted_arms or self.helper_waits) else self.helper
         if helper is not None:
             theirs = helper(observation)[0]
             for arm in self.assisted_arms or ARMS:
@@ -172,35 +167,35 @@ class TeleopAgent:
             moves = helper is not None or self._target_set_at is not None or np.abs(action - self._action).max() > STILL
             self.still_steps = 0 if moves else self.still_steps + 1
             self._action, self.human = action, bool(targets)
-            if not targets:  # not even if somebody took over meanwhile: what counts is where this command leads
+            if not targets:  # also if a person took over meanwhile: they start from this command
                 self._hold_targets()
         return action[None]
 
     def take_over(self) -> None:
-        """From the next step on a person moves both arms, from where the helper's last commands left them."""
+        """From the next step on, a person moves both arms. They start from the helper's last command."""
         with self._lock:
-            self._in_charge, self.still_steps = True, 0
+            self._human_in_control, self.still_steps = True, 0
 
     def target(self, arm: str) -> tuple[np.ndarray, np.ndarray, float]:
-        """Where an arm's tool is wanted: (3,) m, (3, 3), and the opening of its gripper."""
+        """The target of an arm: pose of its tool, (3,) m and (3, 3), world frame, and opening of its gripper."""
         with self._lock:
             position, rotation = self._pose[arm]
             return position.copy(), rotation.copy(), self._opening[arm]
 
     def move(self, arm: str, position: np.ndarray, rotation: np.ndarray) -> None:
-        """Wish for a pose of an arm's tool: (3,) m and (3, 3), world frame."""
+        """Sets the target pose of an arm's tool: (3,) m and (3, 3), world frame."""
         with self._lock:
             position = np.array([*position[:2], max(LOWEST, position[2])])
             self._pose[arm] = position, np.array(rotation)
             self._target_set()
 
     def nudge(self, arm: str, offset: np.ndarray, turn: np.ndarray | None = None) -> None:
-        """Shift a wish by (3,) m and turn it by an axis times an angle (3,) rad, both in the world frame."""
+        """Shifts a target by (3,) m and rotates it by axis times angle (3,) rad, both in the world frame."""
         position, rotation, _ = self.target(arm)
         self.move(arm, position + offset, rotation if turn is None else rotation_matrix(turn) @ rotation)
 
     def grip(self, arm: str, opening: float) -> None:
-        """Wish for an opening of an arm's gripper, 0 closed … 1 open."""
+        """Sets the target opening of an arm's gripper, 0 closed … 1 open."""
         with self._lock:
             self._opening[arm] = float(np.clip(opening, 0.0, 1.0))
             self._target_set()
@@ -211,7 +206,7 @@ class TeleopAgent:
     def _begin(self) -> None:
         self._helper_waits, self.still_steps = False, 0
         self.latencies: list[float] = []
-        self.human = self._in_charge = self.helper is None or bool(self.assisted_arms)
+        self.human = self._human_in_control = self.helper is None or bool(self.assisted_arms)
         self._action, self._target_set_at = HOME_ACTION.copy(), None
         self._hold_targets()
 

@@ -1,11 +1,11 @@
-"""Demonstrate in a browser: drag the tools of both arms, or drive them by keys, and save what succeeds.
+"""Record demonstrations by teleoperation in a browser: drag the tools of both arms, or move them by keys.
 
     python scripts/teleop.py --task transfer_cube --out data/human
-    python scripts/teleop.py --task transfer_cube --out data/human --assist left   # the scripted expert is the left arm
-    python scripts/teleop.py --checkpoint runs/cube --out data/corrections         # correct what a policy does
+    python scripts/teleop.py --task transfer_cube --out data/human --assist left   # the expert moves the left arm
+    python scripts/teleop.py --checkpoint runs/cube --out data/corrections         # correct a policy
 
-The page opens at http://127.0.0.1:8080. From another machine: ssh -L 8080:127.0.0.1:8080 HOST. The files are those of
-scripts/record.py, with a mark at every step in which a person acted, and can be trained on together with them.
+The page is at http://127.0.0.1:8080. From another machine: ssh -L 8080:127.0.0.1:8080 HOST. The files have the format
+of scripts/record.py, and a mark at every step in which a person acted. Training can combine both.
 """
 
 import scripts.early  # noqa: F401
@@ -13,9 +13,9 @@ import scripts.early  # noqa: F401
 # isort: split
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import UseAppendAction
+from tyro.conf import UseAppendAction, arg
 
 from act.agent_settings import AgentSettings
 from act.run_folder import find_checkpoint
@@ -23,7 +23,7 @@ from demos.demonstrators import Demonstrator
 from demos.phrases import SEEN, phrasings
 from demos.session import Session
 from demos.teleop import TeleopAgent
-from envs import EnvError, env_id
+from envs import TASKS, EnvError, env_id
 from scripts.acting import agent_from, tasks_of
 from scripts.common import run
 from scripts.outputs import check_folder, only_writer
@@ -31,44 +31,44 @@ from scripts.outputs import check_folder, only_writer
 
 @dataclass(frozen=True)
 class Args:
-    """Demonstrate in a browser: drag the tools of both arms, or drive them by keys, and save what succeeds."""
+    """Record demonstrations by teleoperation in a browser: drag the tools of both arms, or move them by keys."""
 
     out: Path
-    """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on; those already there stay."""
-    task: str | None = None
-    """transfer_cube, insertion, hand_over, give_cube, lift_tray, stack or tip; default: the one that the policy of
-    --checkpoint was trained on."""
+    """Folder of the episodes: episode_0.hdf5, episode_1.hdf5 and so on. Existing episodes stay."""
+    task: Annotated[
+        str | None, arg(help=f"The task: {', '.join(TASKS)}. Default: the task of the policy of --checkpoint.")
+    ] = None
     instruction: str = ""
-    """What is to be done, in words, for the page, for the files and for a policy that listens; default: one of the
-    phrasings that are known for the task, for each of its ways in turn."""
+    """Instruction that the page shows, that the files store, and that a language-conditioned policy gets. Default: one
+    from demos/tasks for the task and a variant of it, another one for each seed."""
     assist: Literal["none", "left", "right"] = "none"
-    """The arm that the scripted expert moves while you move the other one."""
+    """The arm that the expert moves while you move the other one."""
     checkpoint: Path | None = None
-    """Run folder or checkpoint of a policy, which acts until you grab a gizmo or press a key; then you correct it."""
+    """Run folder or checkpoint of a policy. It acts until you drag a gizmo or press a key; then you move both arms."""
     text_encoder: str | None = None
-    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
-    than minilm run only if you name them here."""
+    """module:function of the policy's text encoder, which embeds new instructions. Encoders other than minilm run only
+    if you name them here."""
     cameras: tuple[str, ...] = ("top",)
-    """Cameras to record; with --checkpoint those that the policy was trained with."""
+    """Cameras to record. With --checkpoint: those of the policy."""
     height: int = 120
-    """Picture height in pixels."""
+    """Image height in pixels."""
     width: int = 160
-    """Picture width in pixels."""
+    """Image width in pixels."""
     seed: int | None = None
-    """Seed of the first episode; default: behind the folder's last one, or 20,000."""
+    """Seed of the first episode. Default: after the last one in the folder, or 20,000."""
     horizon: int = 3000
-    """The most steps of an episode; 3,000 are a minute."""
+    """Maximal number of steps of an episode; 3,000 are a minute."""
     patience: int = 0
-    """Steps without motion after which time stops until you move again, so that you may think; 0: never."""
+    """Steps without motion after which time stops until you move again; 0: never."""
     host: str = "127.0.0.1"
-    """Address to listen on. 127.0.0.1: only this machine. Any other, such as 0.0.0.0: whoever has the printed address,
-    which then ends in a secret, can watch, and steer when nobody else does."""
+    """Address to listen on. 127.0.0.1: this machine only. Any other, such as 0.0.0.0: whoever has the printed address,
+    which then ends in a secret token, can watch, and take the controls when they are free."""
     port: int = 8080
     """Port to listen on."""
     allow_origin: UseAppendAction[tuple[str, ...]] = ()
-    """Scheme and host under which browsers reach the page too, such as https://lab.example of a proxy; repeatable."""
+    """Another origin of the page, such as https://lab.example of a proxy; repeatable."""
     shadows: bool = True
-    """Shadows in the 3-D scene; without them a browser that has no GPU draws 1.5 to 2 times as fast."""
+    """Draw shadows. Without them, a browser without a GPU draws 1.5 to 2 times as fast."""
 
 
 def main(args: Args) -> None:
@@ -78,7 +78,7 @@ def main(args: Args) -> None:
 
 
 def demonstrate(args: Args) -> None:
-    """Shows the page until Ctrl-C."""
+    """Serves the page until Ctrl-C."""
     cameras = dict.fromkeys(args.cameras, (args.height, args.width))
     attributes, helper = {}, ""
     if args.checkpoint is not None:
@@ -87,7 +87,7 @@ def demonstrate(args: Args) -> None:
         agent, task, cameras, attributes = _correcting(args)
         helper = "The policy"
     elif args.task is None:
-        raise EnvError("name a --task, or a --checkpoint whose task it shall be")
+        raise EnvError("give a --task, or a --checkpoint, whose task is then the default")
     else:
         task = env_id(args.task)
         assisted_arms = () if args.assist == "none" else (args.assist,)
@@ -111,7 +111,7 @@ def demonstrate(args: Args) -> None:
 
 
 def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]], dict[str, str]]:
-    """An agent that is the policy until a person takes over, its task, cameras, and attributes for the files."""
+    """An agent that is the policy until a person takes over; its task, its cameras, and attributes for the files."""
     assert args.checkpoint is not None
     checkpoint = find_checkpoint(args.checkpoint)
 
@@ -124,12 +124,12 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
     [task] = tasks_of(args.checkpoint, policy.spec, args.task)
     words = args.instruction or None
     if policy.instruction_encoder is None:
-        words = None  # they are for the page and the files
+        words = None  # the instruction is for the page and the files only
     else:
         policy.instruction_encoder.check(
             [words] if words else [text for way in SEEN.get(task, ()) for text in phrasings(task, way)]
         )
-    # Without ensembling: where a person gives the arms back, old chunks count no longer.
+    # Without ensembling: chunks from before a correction must not be averaged in.
     agent = agent_from(AgentSettings(instruction=words, n_action_steps=-(-policy.chunk_size // 2)), policy, task)
     return TeleopAgent(agent), task, dict(policy.spec.cameras), {"policy": str(checkpoint)}
 

@@ -1,8 +1,8 @@
-"""Look at episodes in a browser: in 3-D, with pictures, joints and stages, and what a policy makes of them.
+"""Show episodes in a browser: in 3-D, with images, joints, reward stages and the predictions of a policy.
 
-    python scripts/view.py data/transfer_cube                           # a folder, or one file of it
-    python scripts/view.py data/transfer_cube --checkpoint runs/cube    # predicted chunks, attention, keypoints, z
-    python scripts/view.py results.json                                 # of scripts/rollout.py: acts it again
+    python scripts/view.py data/transfer_cube                          # a folder, or one file of it
+    python scripts/view.py data/transfer_cube --checkpoint runs/cube   # predicted chunks, attention, keypoints, z
+    python scripts/view.py results.json                                # of scripts/rollout.py: repeats its episodes
 
 The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
 """
@@ -41,52 +41,43 @@ if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits 
 
 @dataclass(frozen=True)
 class Args:
-    """Look at episodes in a browser: in 3-D, with pictures, joints and stages, and what a policy makes of them."""
+    """Show episodes in a browser: in 3-D, with images, joints, reward stages and the predictions of a policy."""
 
     what: Positional[Path]
     """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
     cameras: tuple[str, ...] | None = None
-    """Cameras to show, where not all episodes have the same; otherwise all."""
+    """Cameras to show. Default: all, which every episode must have."""
     jpeg_colors: JpegColors = "auto"
-    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
+    """Order of the colours in JPEG frames. auto: as the files say; see scripts/train.py."""
     checkpoint: Path | None = None
-    """Run folder or checkpoint of a policy to look through; of a rollout's results, its own by default. Where this one
-    has been moved, its new place."""
+    """Run folder or checkpoint of a policy whose predictions to show. Default for the results of a rollout: its policy.
+    If that file was moved, give its new path."""
     text_encoder: str | None = None
-    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
-    than minilm run only if you name them here."""
+    """module:function of the policy's text encoder, which embeds new instructions. Encoders other than minilm run only
+    if you name them here."""
     host: str = "127.0.0.1"
-    """Address to listen on. 127.0.0.1: only this machine. Any other, such as 0.0.0.0: whoever has the printed address,
-    which then ends in a secret, can look."""
+    """Address to listen on. 127.0.0.1: this machine only. Any other, such as 0.0.0.0: whoever has the printed address,
+    which then ends in a secret token."""
     port: int = 8081
     """Port to listen on."""
     allow_origin: UseAppendAction[tuple[str, ...]] = ()
-    """Scheme and host under which browsers reach the page too, such as https://lab.example of a proxy; repeatable."""
+    """Another origin of the page, such as https://lab.example of a proxy; repeatable."""
     shadows: bool = True
-    """Shadows in the 3-D scene; without them a browser that has no GPU draws 1.5 to 2 times as fast."""
+    """Draw shadows. Without them, a browser without a GPU draws 1.5 to 2 times as fast."""
 
 
 def main(args: Args) -> None:
-    results, paths = None, []
+    results, episodes = None, []
     if args.what.suffix == ".json":
         results = read_results(args.what)
     else:
-        try:
-            args.what.stat()
-        except FileNotFoundError:
-            raise EpisodeError(f"{args.what}: no such file or folder") from None
-        except OSError:
-            pass  # the reader names what it is
-        paths, notes = find_all_episodes([args.what])
-        check_dataset(paths, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
-        for note in [*notes, *dataset_notes([_load(args, path) for path in paths])]:
-            print(f"note: {note}")
+        episodes = read_episodes(args)
     checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
 
     from act.checkpoint import load_policy
     from scripts.pages.policy_inspector import PolicyInspector
     from scripts.pages.scene_page import ScenePage
-    from scripts.pages.viewer import Source, ViewerPage, world_of
+    from scripts.pages.viewer import Source, ViewerPage, env_of
 
     with tempfile.TemporaryDirectory() as folder:
         policy, encoder = None, args.text_encoder
@@ -95,16 +86,16 @@ def main(args: Args) -> None:
             policy = rerun.policy
             sources = [Source(label, partial(rerun, *episode)) for label, episode in labelled(results["episodes"])]
         else:
-            sources = [Source(path.stem, partial(_load, args, path)) for path in paths]
+            sources = [Source(episode.path.stem, partial(_same, episode)) for episode in episodes]
         if checkpoint is not None:
             policy = load_policy(checkpoint, "cpu", text_encoder=encoder)
         first = sources[0].load()
-        env, inspector, latents = world_of(first), None, None
+        env, inspector, latents = env_of(first), None, None
         if policy is not None:
-            inspector = PolicyInspector(policy, always_told=results is None)
-            _check_shows(policy, first)
-            if results is None:  # a rollout is no demonstration: it has no latent
-                latents = inspector.latents([source.load() for source in tqdm(sources, "latents", leave=False)])
+            inspector = PolicyInspector(policy, needs_instruction=results is None)
+            _check_fits(policy, first)
+            if results is None:  # a rollout is no demonstration, so it has no latent
+                latents = inspector.latents(tqdm(episodes, "latents", leave=False))
         model = None if env is None else env.model
         scene_page = ScenePage(model, args.host, args.port, "Episodes", args.allow_origin, args.shadows)
         try:
@@ -115,15 +106,32 @@ def main(args: Args) -> None:
             scene_page.close()
 
 
-def _load(args: Args, path: Path) -> Episode:
-    episode = Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
+def read_episodes(args: Args) -> list[Episode]:
+    """The episodes to show, each opened once; prints the notes about them."""
+    try:
+        args.what.stat()
+    except FileNotFoundError:
+        raise EpisodeError(f"{args.what}: no such file or folder") from None
+    except OSError:
+        pass  # the reader says what is wrong
+    paths, notes = find_all_episodes([args.what])
+    episodes = [Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
+    check_dataset(episodes, cameras=args.cameras)
     if args.cameras is not None:
-        episode.spec = replace(episode.spec, cameras={name: episode.spec.cameras[name] for name in args.cameras})
+        for episode in episodes:
+            cameras = {name: episode.spec.cameras[name] for name in args.cameras}
+            episode.spec = replace(episode.spec, cameras=cameras)
+    for note in [*notes, *dataset_notes(episodes)]:
+        print(f"note: {note}")
+    return episodes
+
+
+def _same(episode: Episode) -> Episode:
     return episode
 
 
-def _check_shows(policy: "Policy", episode: Episode) -> None:
-    """ConfigError where the policy cannot look at the episode."""
+def _check_fits(policy: "Policy", episode: Episode) -> None:
+    """ConfigError where the policy does not take the episode's observations."""
     spec = episode.spec
     sizes = {name: spec.cameras.get(name) for name in policy.cameras}
     wanted = {name: policy.spec.cameras[name] for name in policy.cameras}
@@ -135,7 +143,7 @@ def _check_shows(policy: "Policy", episode: Episode) -> None:
 
 
 def labelled(rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Of each episode of a rollout's results a label, its seed, and which of the seed's episodes it is."""
+    """For each episode of a rollout: a label, its seed, and its number among the episodes of the seed."""
     before, several = Counter[int](), Counter(row["seed"] for row in rows)
     for row in rows:
         seed, success = row["seed"], "success" if row["success"] else "failure"
@@ -145,17 +153,17 @@ def labelled(rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int]]
 
 
 class Rerun:
-    """The episodes of a rollout, acted again when they are asked for: of the same policy, settings, seeds and samples,
-    up to the rounding of another number of environments at once.
+    """Repeats the episodes of a rollout on demand, with the same policy, settings, seeds and samples. They may differ
+    by the rounding of another batch size.
 
     Args:
-        results: what `read_results` gave.
-        folder: where the episodes' files go.
-        text_encoder: the encoder that the user names, see `load_policy`.
-        moved: where the checkpoint may be that is no longer where the results say.
+        results: of `read_results`.
+        folder: for the files of the episodes.
+        text_encoder: the encoder that the user named, see `load_policy`.
+        moved: the checkpoint, if it is no longer where the results say.
 
     Raises:
-        ConfigError: the settings are not those of a rollout, or the checkpoint does not go with them.
+        ConfigError: the settings are not those of a rollout, or the checkpoint does not fit them.
     """
 
     def __init__(
@@ -170,21 +178,23 @@ class Rerun:
         checkpoint = Path(stored["checkpoint"])
         if not checkpoint.exists():
             if moved is None:
-                raise ConfigError(f"{checkpoint}, which the results name, is not there; say where with --checkpoint")
+                raise ConfigError(
+                    f"{checkpoint}, which the results name, does not exist; give its path with --checkpoint"
+                )
             checkpoint = moved
         self.policy = load_policy(checkpoint, "cpu", settings.sampling, text_encoder)
         if checkpoint.is_file() and stored.get("checkpoint_sha256") not in (None, checksum(checkpoint)):
-            logging.warning("%s is not what it was at the rollout: its episodes are others", checkpoint)
+            logging.warning("%s has changed since the rollout: its episodes differ", checkpoint)
         if "dtype" not in stored and settings.n_action_steps is settings.temporal_ensemble_coeff is None:
-            # Before there was a choice of dtype, half of a chunk was executed by default.
+            # Results without a dtype are older than ensembling by default: half of each chunk was executed.
             settings = replace(settings, n_action_steps=-(-self.policy.chunk_size // 2))
-        # Compiled, it would answer the same, a minute later.
+        # A compiled policy predicts the same, and takes a minute to compile.
         self.settings = replace(resolved(settings, self.policy), compile=False)
         self._agent = agent_from(self.settings, self.policy, self.task)
         self._venv = envs_for(self.settings, self.policy, self.task, 1)
 
     def __call__(self, seed: int, sample: int = 0) -> Episode:
-        """The episode of a seed; of several of this seed the one with the number `sample`."""
+        """The episode of a seed; `sample` is its number among the episodes of the seed."""
         path = self._folder / f"seed_{seed}_{sample}.hdf5"
         if path.exists():
             return Episode(path)
@@ -193,7 +203,7 @@ class Rerun:
         self._agent.first_sample = sample
         with EpisodeWriter(path, spec, seed=seed, expert="policy") as writer:
             steps = rollout(self._venv, self._agent, [seed], always_render=True, stop_when=all_succeeded)
-            for step in tqdm(steps, f"acting seed {seed} again", self.settings.horizon, leave=False):
+            for step in tqdm(steps, f"repeating seed {seed}", self.settings.horizon, leave=False):
                 writer.append(
                     {name: value[0] for name, value in step.observation.items()}, step.action[0], step.reward[0]
                 )

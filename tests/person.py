@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scripts.pages.scene_page import EYE, LOOK_AT
-from scripts.pages.teleop import MOVES
+from scripts.pages.teleop import MOVE_KEYS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
@@ -134,7 +134,7 @@ class Person:
         """Moves an arm's tool by about (3,) m with keys of `step` m."""
         for axis, way in enumerate(offset):
             times = round(abs(way) / step)
-            key = next(key for key, move in MOVES[arm].items() if move[axis] * way > 0) if times else ""
+            key = next(key for key, move in MOVE_KEYS[arm].items() if move[axis] * way > 0) if times else ""
             self.press(*[key.lower()] * times)
 
     def go(self, arm: str, goal: np.ndarray, within: float = 0.005) -> None:

@@ -27,7 +27,7 @@ from demos.replay import replay
 from envs import TASKS, EnvError
 from envs.rollout import make_vector_env
 from scripts.pages.scene_page import as_text
-from scripts.pages.viewer import world_of
+from scripts.pages.viewer import env_of
 from scripts.view import Rerun
 
 TASK = TASKS["hand_over"]
@@ -193,7 +193,7 @@ def test_no_environment_is_imported_that_a_file_names(mark, tmp_path):
     ):
         with pytest.raises(EnvError, match=NOWHERE):
             attempt()
-    assert world_of(episode) is not None, "of these joints any world will do"
+    assert env_of(episode) is not None, "any environment has these joints"
     assert not mark.exists()
 
 

@@ -99,13 +99,13 @@ def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
 def test_the_viewer_draws_the_same_fan_again_and_goes_from_one_code_to_another(name, folder):
     inspector = PolicyInspector(made(name, folder, use_vae=True))
     one, other = (Episode(path) for path in find_episodes(folder)[:2])
-    fan = inspector.drawn(one, 5, {}, 3)
+    fan = inspector.sample(one, 5, {}, 3)
     assert fan.shape == (3, K, 14)
-    np.testing.assert_allclose(inspector.drawn(one, 5, {}, 2), fan[:2], atol=1e-5)
+    np.testing.assert_allclose(inspector.sample(one, 5, {}, 2), fan[:2], atol=1e-5)
     if name == "gan":
-        ends = [inspector.between(one, 5, {}, (2, 0), share) for share in (0.0, 1.0)]
+        ends = [inspector.interpolate(one, 5, {}, (2, 0), share) for share in (0.0, 1.0)]
         np.testing.assert_allclose(ends, fan[[2, 0]], atol=1e-4)
         return
-    start, end = (inspector.between(one, 5, {}, other, share) for share in (0.0, 1.0))
-    np.testing.assert_allclose(inspector.between(one, 5, {}, one, 1.0), start, atol=1e-5)
+    start, end = (inspector.interpolate(one, 5, {}, other, share) for share in (0.0, 1.0))
+    np.testing.assert_allclose(inspector.interpolate(one, 5, {}, one, 1.0), start, atol=1e-5)
     assert np.abs(end - start).max() > 1e-4

@@ -281,7 +281,9 @@ def test_training_and_pictures_see_the_same_colours(path: Path, tmp_path: Path, 
         dataset = ChunkDataset([path], 3, val_fraction=0, jpeg_colors=order)
         [pixel] = dataset.gather(dataset.train[:1]).observation.images["top"][:, 0, 0].tolist()
         assert (pixel[0] > 150) == red
-        [shown] = [view._load(view.Args(path, jpeg_colors=order), path).frame("top", 0)[0, 0].tolist()]
+        [shown] = [
+            episode.frame("top", 0)[0, 0].tolist() for episode in view.read_episodes(view.Args(path, jpeg_colors=order))
+        ]
         assert shown == pixel
         inspect_data.main(inspect_data.Args(path, out=tmp_path / order, jpeg_colors=order))
         sheet = np.asarray(Image.open(tmp_path / order / "top.png").convert("RGB")).astype(int)

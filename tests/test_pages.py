@@ -192,7 +192,7 @@ def test_the_viewer_scrubs_through_episodes_and_shows_what_a_policy_makes_of_the
             if moved := (np.abs(picture(person) - before).max(axis=-1) > 40).mean() > 0.01:
                 break
         assert moved
-        person.choose("Policy sees", "attention")
+        person.choose("Overlay", "attention")
         person.choose("Joint", "right_gripper")
         person.choose("Episode", "episode_1")
         person.sees("seed 1, by scripted")

@@ -77,7 +77,7 @@ def test_a_session_goes_on_behind_the_last_episode(tmp_path):
     run(make_session(tmp_path, seed=7), ("waiting", "start"), (2, "save"), ("waiting", "quit"))
     run(make_session(tmp_path), ("waiting", "start"), (2, "save"), ("waiting", "quit"))
     assert [Episode(path).seed for path in find_episodes(tmp_path)] == [7, 8]
-    with pytest.raises(EpisodeError, match=r"camera top is 12x16 here, 24x32 there\. Ask for the"):
+    with pytest.raises(EpisodeError, match=r"camera top is 12x16 here, 24x32 there"):
         Session(TASK, {"top": (24, 32)}, TeleopAgent(), tmp_path, horizon=9)
 
 

@@ -1,4 +1,4 @@
-"""What a policy makes of an episode: its chunk at any step, where it looks, its latents."""
+"""What a policy predicts for an episode: its chunk at any step, its attention and keypoints, its latents."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,8 +18,8 @@ from scripts.latent_plot import embed_instruction
 from scripts.pages.scene_page import PICTURE_WIDTH
 
 Overlay = Literal["none", "attention", "keypoints"]
-DEMONSTRATED, PREDICTED, BETWEEN = "#268b5c", "#e06a1a", "#111111"
-DRAWS = 32  # at most, in a fan
+DEMONSTRATED, PREDICTED, INTERPOLATED = "#268b5c", "#e06a1a", "#111111"
+SAMPLES = 32  # maximal number of samples
 LATENT_STARTS = 8  # chunks of an episode whose latents are averaged
 DOT = 3  # pixels around a keypoint
 
@@ -30,65 +30,64 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def sample_colour(i: int) -> str:
-    """Of the i-th draw."""
+    """The colour of the i-th sample."""
     return to_hex(matplotlib.colormaps["hsv"](i * 0.618 % 1))
 
 
 class PolicyInspector:
-    """A policy that looks at episodes.
+    """Runs a policy on recorded episodes.
 
     Args:
         policy: in evaluation mode, on the CPU.
-        always_told: whether episodes without an instruction are refused where the policy takes one; otherwise it is
-            given none.
+        needs_instruction: refuse episodes without an instruction if the policy takes one; otherwise it gets none.
     """
 
-    def __init__(self, policy: Policy, always_told: bool = True):
-        self.policy, self.always_told = policy, always_told
-        self.draws = torch.randn(DRAWS, policy.noise_dim, generator=torch.Generator().manual_seed(0))
-        """(DRAWS, noise_dim): always the same, so that a fan changes only with what is seen."""
+    def __init__(self, policy: Policy, needs_instruction: bool = True):
+        self.policy, self.needs_instruction = policy, needs_instruction
+        self.noise = torch.randn(SAMPLES, policy.noise_dim, generator=torch.Generator().manual_seed(0))
+        """(SAMPLES, noise_dim): constant, so that samples change with the observation only."""
 
-    def predict(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> np.ndarray:
-        """The chunk that it would execute at step t, (k, J); `seen` are the pictures then."""
+    def predict(self, episode: Episode, t: int, images: dict[str, np.ndarray]) -> np.ndarray:
+        """The chunk that it would execute at step t, (k, J); `images` are those of step t."""
         with torch.inference_mode():
-            return self.policy.predict(self._observation(episode, t, seen))[0].numpy()
+            return self.policy.predict(self._observation(episode, t, images))[0].numpy()
 
-    def drawn(self, episode: Episode, t: int, seen: dict[str, np.ndarray], n: int) -> np.ndarray:
-        """The first n of its draws at step t, (n, k, J)."""
-        observation = self._observation(episode, t, seen).repeat(0, n)
+    def sample(self, episode: Episode, t: int, images: dict[str, np.ndarray], n: int) -> np.ndarray:
+        """The first n samples at step t, (n, k, J)."""
+        observation = self._observation(episode, t, images).repeat(0, n)
         with torch.inference_mode():
-            return self.policy.predict(observation, self.draws[:n]).numpy()
+            return self.policy.predict(observation, self.noise[:n]).numpy()
 
-    def between(
-        self, episode: Episode, t: int, seen: dict[str, np.ndarray], ends: tuple[int, int] | Episode, share: float
+    def interpolate(
+        self, episode: Episode, t: int, images: dict[str, np.ndarray], ends: tuple[int, int] | Episode, share: float
     ) -> np.ndarray:
-        """The chunk (k, J) at step t, at a share of the way between two of its draws, or from the code of what this
-        episode demonstrates there to the code of what another one does at the same step."""
-        drawn = not isinstance(ends, Episode)
-        a, b = (self.draws[i] for i in ends) if isinstance(ends, tuple) else (self._code(e, t) for e in (episode, ends))
-        observation = self._observation(episode, t, seen)
-        return interpolate(self.policy, observation, a, b, torch.tensor([share]), drawn)[0].numpy()
+        """The chunk (k, J) at step t between two samples, or between the codes of the chunks that this and another
+        episode demonstrate at step t; 0 is the first one, 1 the second."""
+        sampled = not isinstance(ends, Episode)
+        a, b = (self.noise[i] for i in ends) if isinstance(ends, tuple) else (self._code(e, t) for e in (episode, ends))
+        observation = self._observation(episode, t, images)
+        return interpolate(self.policy, observation, a, b, torch.tensor([share]), sampled)[0].numpy()
 
     def _code(self, episode: Episode, t: int) -> torch.Tensor:
-        """Of what is demonstrated from step t on, (D,)."""
+        """The code (D,) of the chunk that is demonstrated from step t on."""
         codes = self.policy.latent(self._chunks(episode, np.array([min(t, episode.length - 1)])))
         assert codes is not None
         return codes[0]
 
-    def overlaid(self, episode: Episode, t: int, seen: dict[str, np.ndarray], what: Overlay) -> dict[str, np.ndarray]:
-        """The pictures, (H, W, 3) uint8 each, enlarged, with what the policy sees in them."""
+    def overlay(self, episode: Episode, t: int, images: dict[str, np.ndarray], what: Overlay) -> dict[str, np.ndarray]:
+        """The images, (H, W, 3) uint8 each, enlarged, with the attention or the keypoints of the policy."""
         if what == "none":
-            return seen
+            return images
         with torch.inference_mode():
-            observation = self._observation(episode, t, seen)
+            observation = self._observation(episode, t, images)
             maps = self.policy.attention(observation) if what == "attention" else {}
             points = self.policy.keypoints(observation) if what == "keypoints" else {}
-        pictures = {name: _enlarged(picture) for name, picture in seen.items()}
+        pictures = {name: _enlarged(picture) for name, picture in images.items()}
         pictures |= {name: _heated(pictures[name], heat[0].numpy()) for name, heat in maps.items()}
         return pictures | {name: _dotted(pictures[name], places[0].numpy()) for name, places in points.items()}
 
     def latents(self, episodes: Sequence[Episode]) -> np.ndarray | None:
-        """The mean latent of each episode along the two directions in which they differ most, (n, 2), if it has one."""
+        """The mean latent of each episode along their two principal axes, (n, 2); None without a latent."""
         means = []
         for episode in episodes:
             starts = np.linspace(0, max(0, episode.length - self.policy.chunk_size), LATENT_STARTS).astype(int)
@@ -98,22 +97,22 @@ class PolicyInspector:
             means.append(latent.mean(dim=0).numpy())
         centred = np.stack(means) - np.mean(means, axis=0)
         _, _, directions = np.linalg.svd(centred, full_matrices=False)
-        directions = np.vstack([directions, np.zeros((2, centred.shape[1]))])[:2]  # a single episode has none
+        directions = np.vstack([directions, np.zeros((2, centred.shape[1]))])[:2]  # one episode has none
         return centred @ directions.T
 
-    def _told(self, episode: Episode, n: int) -> torch.Tensor | None:
-        """What the episode's instruction is to the policy, (n, text_dim)."""
-        if self.policy.instruction_encoder is None or self.always_told or episode.instructions:
+    def _instruction(self, episode: Episode, n: int) -> torch.Tensor | None:
+        """The episode's instruction as the policy takes it, (n, text_dim)."""
+        if self.policy.instruction_encoder is None or self.needs_instruction or episode.instructions:
             return embed_instruction(self.policy, episode, n)
         return self.policy.instruction_encoder([None]).expand(n, -1)
 
-    def _observation(self, episode: Episode, t: int, seen: dict[str, np.ndarray]) -> Observation:
+    def _observation(self, episode: Episode, t: int, images: dict[str, np.ndarray]) -> Observation:
         poses = episode.env_state
         return Observation(
             torch.from_numpy(episode.qpos[t : t + 1]),
-            {name: torch.from_numpy(seen[name])[None] for name in self.policy.cameras},
+            {name: torch.from_numpy(images[name])[None] for name in self.policy.cameras},
             torch.from_numpy(poses[t : t + 1]) if self.policy.uses_env_state and poses is not None else None,
-            instruction=self._told(episode, 1),
+            instruction=self._instruction(episode, 1),
         )
 
     def _chunks(self, episode: Episode, starts: np.ndarray) -> Batch:
@@ -122,14 +121,14 @@ class PolicyInspector:
         steps = starts[:, None] + np.arange(self.policy.chunk_size)  # (B, k)
         targets = episode.action if episode.expert_action is None else episode.expert_action
         return Batch(
-            Observation(torch.from_numpy(episode.qpos[starts]), instruction=self._told(episode, len(starts))),
+            Observation(torch.from_numpy(episode.qpos[starts]), instruction=self._instruction(episode, len(starts))),
             torch.from_numpy(targets[np.minimum(steps, last)]),
             torch.from_numpy(steps > last),
         )
 
 
 def latent_plot(places: np.ndarray, chosen: int) -> np.ndarray:
-    """A picture of all episodes' latents (n, 2), (H, W, 3) uint8; the chosen one stands out."""
+    """An image of all episodes' latents (n, 2), (H, W, 3) uint8; the chosen one is highlighted."""
     figure = Figure(figsize=(4, 3), layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     axes.scatter(*places.T, s=16, color="#2b6cb0", alpha=0.6)
@@ -154,7 +153,7 @@ def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _dotted(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Dots at (K, 2) places x, y from -1 to 1."""
+    """Dots at (K, 2) positions x, y from -1 to 1."""
     height, width = picture.shape[:2]
     for x, y in ((places + 1) / 2 * (width - 1, height - 1)).round().astype(int):
         picture[max(0, y - DOT) : y + DOT + 1, max(0, x - DOT) : x + DOT + 1] = rgb(PREDICTED)

@@ -1,4 +1,4 @@
-"""A page with the simulated world in 3-D, on viser with mjviser's scene."""
+"""A page that shows a simulated scene in 3-D: a viser server with mjviser's scene."""
 
 import copy
 import re
@@ -14,13 +14,13 @@ from envs import EnvError
 from envs.gl import mujoco
 from scripts.pages.request_guard import EVERYWHERE, TOKEN, RequestGuard, serve
 
-EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: of a person in front of the table
-PICTURE_WIDTH = 320  # pixels at least
+EYE, LOOK_AT = (0.0, -0.2, 0.75), (0.0, 0.52, 0.1)  # m: the view of a person in front of the table
+PICTURE_WIDTH = 320  # minimal width of an image, pixels
 PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 
 
 def as_text(words: str) -> str:
-    """Words of a file for a page's Markdown, which shows them as they are: Markdown may hold HTML, which would run."""
+    """Escapes text from a file for Markdown, so that HTML in it is shown and does not run."""
     return PUNCTUATION.sub(r"\\\g<0>", " ".join(words.split()))
 
 
@@ -28,15 +28,15 @@ class ScenePage:
     """A server whose page shows a model; `server.gui` and `server.scene` take more.
 
     Args:
-        model: whose bodies are shown, or None for a page without a world.
-        host: address to listen on; 127.0.0.1 lets in only this machine, any other whoever knows the token in `url`.
+        model: whose bodies are shown. None: a page without a scene.
+        host: address to listen on. 127.0.0.1 accepts only this machine, any other whoever knows the token in `url`.
         port: to listen on; 0 picks a free one.
         title: of the page's panel.
-        origins: under which browsers reach the page too, such as https://lab.example.
-        shadows: whether the world casts them: a third to a half of the work of a browser that draws on the CPU.
+        origins: more origins of the page, such as https://lab.example of a proxy.
+        shadows: draws shadows: a third to a half of the work of a browser without a GPU.
 
     Raises:
-        EnvError: the port is taken, or one of `origins` is none.
+        EnvError: the port is taken, or one of `origins` is not an origin.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ScenePage:
         origins: Iterable[str] = (),
         shadows: bool = True,
     ):
-        with socket.socket() as probe:  # viser would silently take another port
+        with socket.socket() as probe:  # viser would take another port without a message
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -59,19 +59,18 @@ class ScenePage:
         self.server = serve(guard, host, port, title)
         name = socket.gethostname() if host in EVERYWHERE else host
         self.url = f"http://{name}:{self.server.get_port()}" + (f"/?{TOKEN}={guard.token}" if guard.token else "")
-        # No share button: there is no tunnel to share.
         self.server.gui.configure_theme(control_width="large", show_share_button=False)
         self.server.gui.main_panel.dock_right()
         self.server.initial_camera.position, self.server.initial_camera.look_at = EYE, LOOK_AT
         self._scene: ViserMujocoScene | None = None
         if model is not None:
-            # A copy, because it changes how the model looks.
+            # A copy, because mjviser changes the appearance of the model.
             self._scene = ViserMujocoScene(self.server, copy.deepcopy(model), num_envs=1)
             self._scene.camera_tracking_enabled = False  # the table stands still
             self.server.scene.configure_default_lights(cast_shadow=shadows)
 
     def show(self, data: mujoco.MjData) -> None:  # pyright: ignore
-        """Moves the bodies to where they are in `data`."""
+        """Shows the bodies at their poses in `data`."""
         if self._scene is not None:
             self._scene.update_from_mjdata(data)
 
@@ -80,7 +79,7 @@ class ScenePage:
 
 
 class Pictures:
-    """The pictures of some cameras in the panel, enlarged to be looked at."""
+    """The images of cameras in the panel, enlarged."""
 
     def __init__(self, server: viser.ViserServer, cameras: Mapping[str, tuple[int, int]]):
         blank = {name: np.zeros((*size, 3), np.uint8) for name, size in cameras.items()}
@@ -90,7 +89,7 @@ class Pictures:
         }
 
     def show(self, name: str, picture: np.ndarray) -> None:
-        """Shows a picture, (H, W, 3) uint8 RGB."""
+        """Shows an image, (H, W, 3) uint8 RGB."""
         self._images[name].image = _enlarged(picture)
 
 

@@ -1,7 +1,7 @@
-"""The teleoperation page: one browser steers, others watch.
+"""The teleoperation page: one browser has the controls, others watch.
 
-Who opens the page first has the controls: gizmos at the tools, buttons, sliders and keys, which exist in this browser
-alone. When it goes, a running episode pauses, and whoever comes or asks next has them.
+The first browser that opens the page gets the controls: gizmos at the tools, buttons, sliders and keys. When it
+disconnects, a running episode pauses, and the next browser that connects or requests the controls gets them.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SCENE_EVERY, PICTURES_EVERY, STATUS_EVERY = 2, 4, 8  # steps between two updates
 TURN = np.radians(5)  # of one key press
 
 # World axes: x right, y away from the viewer, z up. Keys around F and around J, as the hands lie.
-MOVES = {
+MOVE_KEYS = {
     "left": {"F": (-1, 0, 0), "H": (1, 0, 0), "T": (0, 1, 0), "G": (0, -1, 0), "R": (0, 0, 1), "V": (0, 0, -1)},
     "right": {"J": (-1, 0, 0), "L": (1, 0, 0), "I": (0, 1, 0), "K": (0, -1, 0), "U": (0, 0, 1), "M": (0, 0, -1)},
 }
@@ -43,18 +43,18 @@ KEYS = """
 | gripper | B | N |
 | tool down, level, sideways | 1, 2, 3 | 8, 9, 0 |
 
-P start, pause, go on; Z save; X discard: the same seed waits; C reset: the same seed begins again at once; Y next seed;
-O helper waits. Click on the scene first.
+P start, pause, continue; Z save; X discard: the same seed waits; C reset: the same seed starts again at once; Y next
+seed; O helper waits. Click on the scene first.
 """
 
 
 class TeleopPage:
-    """Shows a session and passes on what the person at the page does.
+    """Shows a session and passes the actions of the person at the page on to it.
 
     Args:
         session: to show; `session.run(page.show)` runs it.
         scene_page: the page.
-        helper: what the agent's helper is called, "" without one.
+        helper: name of the agent's helper, "" without one.
     """
 
     def __init__(self, session: Session, scene_page: ScenePage, helper: str = ""):
@@ -101,7 +101,7 @@ class TeleopPage:
         self._controls = _Controls(client, self.session, bool(self.agent.assisted_arms))
 
     def show(self, session: Session) -> None:
-        """Brings the page up to date; called after every control step."""
+        """Updates the page; called after every control step."""
         self._count += 1
         moving = session.state == "recording"
         if self._count % SCENE_EVERY == 0 or not moving:
@@ -117,7 +117,7 @@ class TeleopPage:
                 self._status.content = status
 
     def _describe(self) -> str:
-        """What there is to know, as Markdown."""
+        """The state of the session as Markdown."""
         session, pace = self.session, self.session.pace
         state = "recording, time waits for you" if session.state == "thinking" else session.state
         state += "" if self._driver is not None else ", and no browser has the controls"
@@ -127,12 +127,12 @@ class TeleopPage:
             f"{session.saved} episodes in {session.folder}",
             f"Reward stage **{session.stage}** of 4, strict success: {success}",
             ", ".join(f"{'✔' if value else '–'} {name.replace('_', ' ')}" for name, value in session.terms.items()),
-            *(f"{arm} tool: {self._reach(arm)}" for arm in ARMS),
+            *(f"{arm} tool: {self._tool_state(arm)}" for arm in ARMS),
             *(f"{name}: {_place(pose[:3])}" for name, pose in self._objects().items()),
             f"{pace.rate:.1f} steps per second, {pace.late} of {pace.steps} late",
         ]
         if self.helper:
-            lines.append(f"{self.helper}: {self._helping()}")
+            lines.append(f"{self.helper}: {self._helper_state()}")
         if session.instruction:
             lines.insert(1, f"To do: **{as_text(session.instruction)}**")
         return "\n\n".join(([f"*{session.notice}*"] if session.notice else []) + lines)
@@ -141,28 +141,30 @@ class TeleopPage:
         poses = self.session.observation["env_state"].reshape(-1, 7)
         return dict(zip(self.session.env.objects, poses, strict=True))
 
-    def _reach(self, arm: str) -> str:
+    def _tool_state(self, arm: str) -> str:
         follower, start = self.agent.followers[arm], 7 * ARMS.index(arm)
         at, _ = follower.ik.forward(arm, self.session.observation["qpos"][start : start + 6])
-        told = _place(at)
+        text = _place(at)
         if arm not in self.agent.human_arms:
-            return told
+            return text
         if follower.out_of_reach:
-            told += f", **out of reach by {1e3 * follower.distance:.0f} mm**"
+            text += f", **out of reach by {1e3 * follower.distance:.0f} mm**"
         if follower.at_limit:
-            told += f", at its limit: {', '.join(name.replace('_', ' ') for name in follower.at_limit)}"
-        return told
+            text += f", at its limit: {', '.join(name.replace('_', ' ') for name in follower.at_limit)}"
+        return text
 
-    def _helping(self) -> str:
+    def _helper_state(self) -> str:
         if self.agent.assisted_arms:
             return (
                 f"moves the {' and '.join(self.agent.assisted_arms)} arm{', waits' if self.agent.helper_waits else ''}"
             )
-        return "you have taken over" if self.agent.in_charge else "acts; grab a gizmo or press a key to take over"
+        return (
+            "you have taken over" if self.agent.human_in_control else "acts; grab a gizmo or press a key to take over"
+        )
 
 
 class _Controls:
-    """All that a person can touch, in one browser alone."""
+    """The controls, in one browser."""
 
     def __init__(self, client: viser.ClientHandle, session: Session, waits: bool):
         self.client, self.session, self.agent = client, session, session.agent
@@ -181,7 +183,7 @@ class _Controls:
         self._bind_keys()
 
     def follow(self) -> None:
-        """Gizmos and sliders go where the wishes are, except where the person has hold of them."""
+        """Moves gizmos and sliders to the targets, except a gizmo that is being dragged."""
         for arm, gizmo in self._gizmos.items():
             position, rotation, opening = self.agent.target(arm)
             if arm not in self._held:
@@ -203,7 +205,7 @@ class _Controls:
                 self._held.add(arm)
             if event.phase == "end":
                 self._held.discard(arm)
-            if self._takes():
+            if self._take_over():
                 self.agent.move(arm, np.array(gizmo.position), quaternion_matrix(np.array(gizmo.wxyz)))
 
         return gizmo
@@ -213,14 +215,14 @@ class _Controls:
 
         @slider.on_update
         async def _(event: viser.GuiEvent) -> None:
-            if event.client_id is not None and self._takes():  # moved by the person, not by `follow`
+            if event.client_id is not None and self._take_over():  # moved by the person, not by `follow`
                 self.agent.grip(arm, slider.value)
 
         return slider
 
     def _bind_keys(self) -> None:
         for arm in self.agent.human_arms:
-            for key, axis in MOVES[arm].items():
+            for key, axis in MOVE_KEYS[arm].items():
                 direction = np.array(axis, float)
                 self._key(f"{arm} arm: move along {_axis(axis)}", key, partial(self._move, arm, direction))
                 turn = partial(self._move, arm, direction, turn=True)
@@ -228,7 +230,7 @@ class _Controls:
             self._key(f"{arm} gripper: open or close", GRIPPER_KEY[arm], partial(self._toggle, arm))
             for pose, key in POSE_KEYS[arm].items():
                 self._key(f"{arm} tool: {pose}", key, partial(self._point, arm, pose))
-        self._key("Helper waits, or goes on", "O", self._toggle_waiting)
+        self._key("Helper waits, or continues", "O", self._toggle_waiting)
         for request, key in REQUEST_KEYS.items():
             self._key(request, key, partial(self._ask, request))
 
@@ -239,15 +241,15 @@ class _Controls:
         running = self.session.state in ("recording", "thinking")
         self.session.ask("pause" if request == "start" and running else request)
 
-    def _takes(self) -> bool:
-        """The person moves something: takes over, if need be. Before the start nothing can be moved."""
+    def _take_over(self) -> bool:
+        """Takes over from a helper. Returns whether the person can move anything: not before the start."""
         if self.session.state == "waiting":
             return False
         self.agent.take_over()
         return True
 
     def _move(self, arm: str, direction: np.ndarray, turn: bool = False) -> None:
-        if not self._takes():
+        if not self._take_over():
             return
         if turn:
             self.agent.nudge(arm, np.zeros(3), TURN * direction)
@@ -255,11 +257,11 @@ class _Controls:
             self.agent.nudge(arm, 1e-3 * self._step.value * direction)
 
     def _point(self, arm: str, pose: str) -> None:
-        if self._takes():
+        if self._take_over():
             self.agent.move(arm, self.agent.target(arm)[0], quaternion_matrix(GRASP_POSES[pose][arm]))
 
     def _toggle(self, arm: str) -> None:
-        if self._takes():
+        if self._take_over():
             self.agent.grip(arm, 0.0 if self.agent.target(arm)[2] > 0.5 else 1.0)
 
     def _wait(self) -> None:
@@ -270,7 +272,7 @@ class _Controls:
 
     @staticmethod
     def _asynchronous(act: Callable[[], object]) -> Callable[[Any], Any]:
-        """For viser: coroutines run in the order of the person's doings, plain functions in any thread's."""
+        """viser runs coroutines in the order of their events, but plain functions in threads, in any order."""
 
         async def run(_: Any) -> None:
             act()

@@ -1,4 +1,4 @@
-"""The viewer page: scrub through episodes in 3-D, with pictures, joints, stages, and what a policy makes of them."""
+"""The viewer page: episodes in 3-D, with images, joints, reward stages and the predictions of a policy."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ from demos.spec import ALOHA_JOINTS
 from envs.aloha import ARMS
 from envs.bimanual import BimanualEnv
 from scripts.pages.policy_inspector import (
-    BETWEEN,
     DEMONSTRATED,
-    DRAWS,
+    INTERPOLATED,
     PREDICTED,
+    SAMPLES,
     Overlay,
     PolicyInspector,
     latent_plot,
@@ -36,19 +36,19 @@ REACHED, NOW = "#2b6cb0", "#888888"
 
 @dataclass(frozen=True)
 class Source:
-    """An episode that can be shown: its name in the list, and how to get it."""
+    """An episode that can be shown: its name in the list, and a function that loads it."""
 
     label: str
     load: Callable[[], Episode]
 
 
 class ViewerPage:
-    """Shows episodes; with a policy also what it would do, where it looks, and its latents.
+    """Shows episodes; with a policy also its predicted chunks, attention, keypoints and latents.
 
     Args:
-        scene_page: the page; its world, if it has one, is that of `env`.
+        scene_page: the page; if it has a scene, it is that of `env`.
         sources: the episodes, at least one.
-        env: whose world is shown, or None: pictures and plots only.
+        env: whose scene is shown. None: images and plots only.
         inspector: of a policy, or None.
         latents: (episodes, 2) to plot, or None.
     """
@@ -64,12 +64,12 @@ class ViewerPage:
         self.scene_page, self.sources, self.env = scene_page, sources, env
         self.inspector, self.latents = inspector, latents
         self._arms = None if env is None else BimanualIK()
-        self._changed = Event()  # somebody moved something: `run` has to look
-        # From the step that is shown: what is predicted, (k, J), a fan of draws, (n, k, J), and a chunk between two.
+        self._changed = Event()  # a control changed: `run` has to update the page
+        # From the current step on: the predicted chunk, (k, J), samples, (n, k, J), and an interpolated chunk.
         self._predicted: np.ndarray | None = None
-        self._fan: np.ndarray | None = None
-        self._between: np.ndarray | None = None
-        self._shown: dict[str, Any] = {}  # what hangs in the scene for now
+        self._samples: np.ndarray | None = None
+        self._interpolated: np.ndarray | None = None
+        self._shown: dict[str, Any] = {}  # name → handles in the scene
         self._number, self.episode = 0, sources[0].load()
         self._build(scene_page.server.gui)
 
@@ -80,33 +80,33 @@ class ViewerPage:
         self._step = gui.add_slider("Step", min=0, max=self.episode.length - 1, step=1, initial_value=0)
         self._play = gui.add_checkbox("Play", False)
         self._speed = gui.add_slider("Speed", min=0.1, max=4.0, step=0.1, initial_value=1.0)
-        with gui.add_folder("Pictures"):
-            self._overlay = gui.add_dropdown("Policy sees", get_args(Overlay), visible=self.inspector is not None)
+        with gui.add_folder("Images"):
+            self._overlay = gui.add_dropdown("Overlay", get_args(Overlay), visible=self.inspector is not None)
             self._pictures = Pictures(self.scene_page.server, spec.cameras)
-        with gui.add_folder("Joints and stages"):
+        with gui.add_folder("Joints and reward stages"):
             self._joint = gui.add_dropdown("Joint", spec.joint_names)
             self._joints = gui.add_uplot(**self._joint_plot(), height=220)
             self._stages = gui.add_uplot(**self._stage_plot(), height=120, visible=self.episode.reward is not None)
-        self._draws = self._share = self._from = self._to = self._ways = None
+        self._sample_count = self._share = self._from = self._to = self._samples_plot = None
         policy = None if self.inspector is None else self.inspector.policy
         if policy is not None and policy.noise_dim:
-            with gui.add_folder("Ways of going on"):
-                self._draws = gui.add_slider("Draws", min=0, max=DRAWS, step=1, initial_value=DRAWS // 2)
+            with gui.add_folder("Samples"):
+                self._sample_count = gui.add_slider("Number", min=0, max=SAMPLES, step=1, initial_value=SAMPLES // 2)
                 if policy.has_latent:
                     names = [source.label for source in self.sources]
                     self._to = gui.add_dropdown("Towards", names, initial_value=names[min(1, len(names) - 1)])
                 else:
-                    numbers = [str(i + 1) for i in range(DRAWS)]
-                    self._from = gui.add_dropdown("From draw", numbers, initial_value="1")
-                    self._to = gui.add_dropdown("Towards draw", numbers, initial_value="2")
-                self._share = gui.add_slider("Share of the way", min=0.0, max=1.0, step=0.05, initial_value=0.0)
-                self._ways = gui.add_uplot(**self._way_plot(), height=180, legend=uplot.Legend(show=False))
+                    numbers = [str(i + 1) for i in range(SAMPLES)]
+                    self._from = gui.add_dropdown("From sample", numbers, initial_value="1")
+                    self._to = gui.add_dropdown("Towards sample", numbers, initial_value="2")
+                self._share = gui.add_slider("Interpolation", min=0.0, max=1.0, step=0.05, initial_value=0.0)
+                self._samples_plot = gui.add_uplot(**self._sample_plot(), height=180, legend=uplot.Legend(show=False))
         self._latents = None
         if self.latents is not None:
             with gui.add_folder("Latents"):
                 self._latents = gui.add_image(latent_plot(self.latents, 0), label="mean z of every episode, main axes")
         handles: list[Any] = [self._choice, self._step, self._play, self._speed, self._overlay, self._joint]
-        handles += [self._draws, self._share, self._from, self._to]
+        handles += [self._sample_count, self._share, self._from, self._to]
         for handle in handles:
             if handle is not None:
                 handle.on_update(self._notice)
@@ -115,7 +115,7 @@ class ViewerPage:
         self._changed.set()
 
     def run(self) -> None:
-        """Shows what is asked for until the process ends."""
+        """Updates the page until the process ends."""
         self._refresh()
         due = time.perf_counter()
         while True:
@@ -134,7 +134,7 @@ class ViewerPage:
             time.sleep(max(0.0, due - time.perf_counter()))
 
     def _refresh(self, plots: bool = True) -> None:
-        """Brings the page up to date; plots and predictions, which cost most, only if asked for."""
+        """Updates the page; plots and predictions, which cost most, only with `plots`."""
         number = self._choice.options.index(self._choice.value)
         if number != self._number:
             self._number, self.episode = number, self.sources[number].load()
@@ -152,28 +152,32 @@ class ViewerPage:
         if plots:
             if self.inspector is not None:
                 self._predicted = self.inspector.predict(self.episode, t, seen)
-                self._draw(self.inspector, t, seen)
+                self._sample(self.inspector, t, seen)
             self._draw_paths(t)
             plots_now = [(self._joints, self._joint_plot()), (self._stages, self._stage_plot())]
-            plots_now += [] if self._ways is None else [(self._ways, self._way_plot())]
+            plots_now += [] if self._samples_plot is None else [(self._samples_plot, self._sample_plot())]
             for plot, content in plots_now:
                 plot.data, plot.series, plot.scales = content["data"], content["series"], content["scales"]
         if self.inspector is not None:
-            seen = self.inspector.overlaid(self.episode, t, seen, self._overlay.value)
+            seen = self.inspector.overlay(self.episode, t, seen, self._overlay.value)
         for name, picture in seen.items():
             self._pictures.show(name, picture)
 
-    def _draw(self, inspector: PolicyInspector, t: int, seen: dict[str, np.ndarray]) -> None:
-        """The fan of draws, and the chunk between two codes, if the policy knows several ways."""
-        if self._draws is None or self._share is None or self._to is None:
+    def _sample(self, inspector: PolicyInspector, t: int, seen: dict[str, np.ndarray]) -> None:
+        """Samples, and the chunk between two of them or between two codes, if the policy has noise."""
+        if self._sample_count is None or self._share is None or self._to is None:
             return
-        self._fan = inspector.drawn(self.episode, t, seen, self._draws.value) if self._draws.value else None
+        self._samples = (
+            inspector.sample(self.episode, t, seen, self._sample_count.value) if self._sample_count.value else None
+        )
         ends: tuple[int, int] | Episode = self.episode
         if self._from is not None:
             ends = int(self._from.value) - 1, int(self._to.value) - 1
         elif self._share.value:
             ends = self.sources[self._to.options.index(self._to.value)].load()
-        self._between = inspector.between(self.episode, t, seen, ends, self._share.value) if self._share.value else None
+        self._interpolated = (
+            inspector.interpolate(self.episode, t, seen, ends, self._share.value) if self._share.value else None
+        )
 
     @property
     def _t(self) -> int:
@@ -181,22 +185,22 @@ class ViewerPage:
 
     def _describe(self) -> str:
         episode = self.episode
-        told = [f"{episode.length} steps, {episode.length / episode.spec.fps:.1f} s"]
-        told += [] if episode.seed is None else [f"seed {episode.seed}"]
-        told += [f"by {as_text(episode.expert)}"] if episode.expert else []
-        told += [] if episode.success is None else [f"strict success: **{'yes' if episode.success else 'no'}**"]
+        facts = [f"{episode.length} steps, {episode.length / episode.spec.fps:.1f} s"]
+        facts += [] if episode.seed is None else [f"seed {episode.seed}"]
+        facts += [f"by {as_text(episode.expert)}"] if episode.expert else []
+        facts += [] if episode.success is None else [f"strict success: **{'yes' if episode.success else 'no'}**"]
         if episode.human is not None and not episode.human.all():
-            told.append(f"a person acts in {episode.human.sum()} steps, first at {episode.human.argmax()}")
+            facts.append(f"a person acts in {episode.human.sum()} steps, first at {episode.human.argmax()}")
         words = "".join(f"\n- {as_text(phrasing)}" for phrasing in episode.instructions)
-        return f"{', '.join(told)}\n\n{as_text(episode.spec.task)}\n{words}"
+        return f"{', '.join(facts)}\n\n{as_text(episode.spec.task)}\n{words}"
 
     def _joint_plot(self) -> dict[str, Any]:
-        """Over the seconds, a joint: reached, commanded, predicted from here on."""
+        """One joint over the seconds: observed, commanded, and predicted from the current step on."""
         episode, joint = self.episode, 0
         if hasattr(self, "_joints"):
             joint = episode.spec.joint_names.index(self._joint.value)
         reached, commanded = episode.qpos[:, joint], episode.action[:, joint]
-        lines = {"reached": (reached, REACHED), "commanded": (commanded, DEMONSTRATED)}
+        lines = {"observed": (reached, REACHED), "commanded": (commanded, DEMONSTRATED)}
         if self._predicted is not None:
             predicted = np.full(episode.length, np.nan)
             ahead = predicted[self._t : self._t + len(self._predicted)]
@@ -205,17 +209,17 @@ class ViewerPage:
         low, high = min(reached.min(), commanded.min()), max(reached.max(), commanded.max())
         return self._over_time(lines, low, high)
 
-    def _way_plot(self) -> dict[str, Any]:
-        """Over the seconds from here on, the joint that is chosen in every chunk; always as many lines."""
+    def _sample_plot(self) -> dict[str, Any]:
+        """The chosen joint of every chunk over the seconds from the current step on; always as many lines."""
         chunks, joint = self._chunks(), self.episode.spec.joint_names.index(self._joint.value)
         k = 1 if self.inspector is None else self.inspector.policy.chunk_size
-        names = [*(f"draw {i + 1}" for i in range(DRAWS)), "predicted", "between"]
+        names = [*(f"sample {i + 1}" for i in range(SAMPLES)), "predicted", "interpolated"]
         nothing = np.full((k, joint + 1), np.nan), NOW
         lines = {name: chunks.get(name, nothing) for name in names}
         values = [chunk[:, joint] for chunk, _ in lines.values()]
         found = np.concatenate([value for value in values if not np.isnan(value).any()] or [np.zeros(1)])
         low, high, slack = found.min(), found.max(), 0.05 * np.ptp(found) + 0.01
-        widths = {"predicted": 2.5, "between": 2.5}
+        widths = {"predicted": 2.5, "interpolated": 2.5}
         series = [
             uplot.Series(label=name, stroke=colour, width=widths.get(name, 1.0)) for name, (_, colour) in lines.items()
         ]
@@ -233,7 +237,7 @@ class ViewerPage:
         return self._over_time({"reward stage": (reward, REACHED)}, 0.0, 4.0)
 
     def _over_time(self, lines: dict[str, tuple[np.ndarray, str]], low: float, high: float) -> dict[str, Any]:
-        """What uPlot needs for lines over the seconds of the episode, and an upright one where we are."""
+        """Arguments of uPlot for lines over the seconds of the episode, and a vertical one at the current step."""
         now = np.full(self.episode.length, np.nan)
         here = now[max(0, self._t - 1) : self._t + 1]
         here[:] = (low, high)[: len(here)]
@@ -248,7 +252,7 @@ class ViewerPage:
         }
 
     def _draw_paths(self, t: int) -> None:
-        """In 3-D, where the tools are led from here on: as demonstrated, and as predicted."""
+        """Draws the paths of the tools from the current step on in 3-D: demonstrated, and predicted."""
         if self._arms is None:
             return
         steps = int(self.episode.spec.fps) if self._predicted is None else len(self._predicted)
@@ -262,22 +266,22 @@ class ViewerPage:
                 joints = actions[:, 7 * i : 7 * i + 6].astype(np.float64)
                 path = np.stack([self._arms.forward(arm, each)[0] for each in joints])
                 lines = np.stack([path[:-1], path[1:]], axis=1) if len(path) > 1 else np.zeros((1, 2, 3))
-                thick = 0.002 if name.startswith("draw ") else 0.006
+                thick = 0.002 if name.startswith("sample ") else 0.006
                 scene = self.scene_page.server.scene
                 self._shown[name].append(scene.add_line_segments(f"/{name}/{arm}", lines, rgb(colour), thickness=thick))
 
     def _chunks(self) -> dict[str, tuple[np.ndarray, str]]:
-        """Name → chunk from the step that is shown, (k, J), and its colour."""
+        """Name → chunk from the current step on, (k, J), and its colour."""
         chunks = {} if self._predicted is None else {"predicted": (self._predicted, PREDICTED)}
-        fan = () if self._fan is None else self._fan
-        chunks |= {f"draw {i + 1}": (chunk, sample_colour(i)) for i, chunk in enumerate(fan)}
-        if self._between is not None:
-            chunks["between"] = self._between, BETWEEN
+        fan = () if self._samples is None else self._samples
+        chunks |= {f"sample {i + 1}": (chunk, sample_colour(i)) for i, chunk in enumerate(fan)}
+        if self._interpolated is not None:
+            chunks["interpolated"] = self._interpolated, INTERPOLATED
         return chunks
 
 
-def world_of(episode: Episode) -> BimanualEnv | None:
-    """The world in which an episode can be shown: its own, or any with its arms; None for another robot."""
+def env_of(episode: Episode) -> BimanualEnv | None:
+    """An environment that can show an episode: its own, or any with its arms; None for another robot."""
     known = episode.spec.env_id in envs.TASKS.values()
     if not known and tuple(episode.spec.joint_names) != ALOHA_JOINTS:
         return None
