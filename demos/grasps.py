@@ -28,6 +28,7 @@ APPROACH = 10.0  # s before a closing, or after an opening, in which the way the
 SAME_PLACE, NEARBY = 0.06, 0.12  # m; simulated people come back to within 0.053 m, and try again within 0.08 m
 SAME_POSE, NEARBY_POSE = 0.1, 0.3  # in place of these for unknown kinematics: share of the span of each joint
 SMALLEST_SPAN = 1e-3  # a gripper that moves less never moves
+OVERSHOOT = 0.1  # share of its span by which a gripper moves before it comes to rest
 OTHER_UNIT = 4.0  # times that the spans of command and opening differ where their units do
 
 
@@ -72,6 +73,8 @@ def _command_from_opening(position: np.ndarray) -> np.ndarray:
     command = np.full(len(position), position[0], position.dtype)
     for i, (start, stop) in enumerate(events):
         opens = position[stop] > position[start]
+        rests = np.abs(position[start : stop + 1] - position[start]) <= OVERSHOOT * (high - low)
+        start += int(np.flatnonzero(rests)[-1])
         if i == 0:
             command[: start + 1] = low if opens else high
         command[start + 1 :] = high if opens else low

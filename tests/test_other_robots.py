@@ -13,6 +13,7 @@ import pytest
 
 from act.chunking import TemporalEnsemble, default_executor
 from demos.episode import Episode
+from demos.hindsight import keyframes
 from demos.robot import Arm, Chain, Link, Robot
 from demos.spec import EpisodeSpec
 
@@ -107,3 +108,13 @@ def test_relative_actions_correct_a_push_within_half_a_chunk(executor, corrects)
         chunk = -error * (1 - decay) * decay ** np.arange(20)  # leads back, as far as the policy sees now
         error += executor.step(chunk[None, :, None] if executor.needs_chunk else None).item()
     assert (abs(error) < 0.1) == corrects
+
+
+def test_fingers_that_overshoot_before_they_rest_leave_the_keyframe_at_the_grasp():
+    opening = np.array([0.0, 0.9, 1.04, 1.01, *[1.0] * 15, 0.6, 0.45, *[0.45] * 10], np.float32)  # closes at step 18
+    x = np.linspace(0, 1, len(opening), dtype=np.float32)
+    qpos = np.stack([x, 0 * x, 0 * x, opening], axis=1)
+    action = np.stack([0.1 * np.ones_like(x), 0 * x, np.where(np.arange(len(x)) < 18, 1, -1)], axis=1)
+    found = keyframes(action, qpos, SPEC)
+    np.testing.assert_allclose(found[3:18, 0], x[19], atol=0.04)
+    np.testing.assert_allclose(found[22:, 0], x[-1])
