@@ -81,9 +81,7 @@ def robot_from_model(model: Any, joint_names: Sequence[str] | None = None, contr
     extra = {joint for joints in palms.values() for joint in joints[1:]}  # all fingers but the first
     columns = _match(tree, [j for j in tree.joints if j not in extra], joint_names) if joint_names else tree.joints
     names = tuple(joint_names or (tree.name(joint) for joint in columns))
-    paths = {palm: [joint for joint in tree.path(palm) if joint in columns] for palm in palms}
-    if not palms:
-        paths = {tree.leaf(): [joint for joint in tree.path(tree.leaf()) if joint in columns]}
+    paths = {end: [joint for joint in tree.path(end) if joint in columns] for end in palms or tree.ends()}
     used = [joint for path in paths.values() for joint in path]
     arms = []
     for i, (palm, path) in enumerate(paths.items()):
@@ -195,9 +193,12 @@ class _Tree:
         """The joints that move a body, from the root on."""
         return [joint for each in self._bodies(body) for joint in self.joints if self.body(joint) == each]
 
-    def leaf(self) -> int:
-        """The body that most joints move."""
-        return max(range(len(self.parent)), key=lambda body: (len(self.path(body)), body))
+    def ends(self) -> list[int]:
+        """The last bodies of the longest branches: those with more than half of the joints of the longest."""
+        moved = {self.body(joint) for joint in self.joints}
+        last = [body for body in sorted(moved) if not moved & set(self._below(body)) - {body}]
+        most = max(len(self.path(body)) for body in last)
+        return [max(self._below(body)) for body in last if len(self.path(body)) > most / 2]
 
     def palms(self) -> dict[int, list[int]]:
         """The body on which a gripper's fingers hang → its joints."""
