@@ -1,4 +1,4 @@
-"""Replay: do a file's actions, in a fresh environment started from the file's seed, lead through the same states?"""
+"""Replay: repeats the actions of a file in a new environment with the same seed, and compares the states."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Playback:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """How far a replay went from its file, and how it ended."""
+    """How far the states of a replay are from those of its file, and its success."""
 
     qpos_difference: float  # largest absolute difference, rad and gripper openings
     success: bool
@@ -42,26 +42,26 @@ class ReplayResult:
 
 
 def replay(episode: Episode, video: Path | None = None) -> ReplayResult:
-    """Re-execute an episode.
+    """Repeats an episode.
 
     Args:
         episode: recorded in simulation by this toolkit.
-        video: where to write a film of it.
+        video: file for a video of it.
 
     Raises:
-        EpisodeError: the file does not say which environment or seed it came from.
+        EpisodeError: the file has no environment or seed.
     """
     if not episode.spec.env_id or episode.seed is None:
         raise EpisodeError(f"{episode.path}: has no env_id and seed, so there is nothing to replay it in")
     venv = make_vector_env(episode.spec.env_id, horizon=episode.length, render_mode="rgb_array" if video else None)
-    film = VideoRecorder(venv, {episode.seed: video}) if video else None
+    recorder = VideoRecorder(venv, {episode.seed: video}) if video else None
     difference = 0.0
     step: Step | None = None
     try:
         for step in rollout(venv, Playback(episode.action), [episode.seed]):
             difference = max(difference, float(np.abs(step.observation["qpos"][0] - episode.qpos[step.t]).max()))
-            if film is not None:
-                film(step)
+            if recorder is not None:
+                recorder(step)
     finally:
         venv.close()
     assert step is not None

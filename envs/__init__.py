@@ -1,4 +1,4 @@
-"""The world: bimanual MuJoCo tasks behind the Gymnasium API, and the loop that rolls agents out in them."""
+"""Simulation: bimanual MuJoCo tasks with the Gymnasium API, and the loop that rolls agents out in them."""
 
 import importlib
 import sys
@@ -8,16 +8,16 @@ import gymnasium as gym
 
 from envs.display import choose_gl
 
-# MuJoCo chooses as it is imported, so where it was imported before us it is asked again.
+# MuJoCo chooses its rendering library on import; if it was imported before, it has to choose again.
 if choose_gl():
     for _name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
         if _name in sys.modules:
-            with suppress(Exception):  # who renders is told by envs.gl
+            with suppress(Exception):  # envs.gl raises when something is rendered
                 importlib.reload(sys.modules[_name])
 
 
 class EnvError(ValueError):
-    """A request that the simulator cannot meet: one line with what was wrong, what was given and what would work."""
+    """A request that the simulation cannot meet: one line with what was wrong, what was given and what would work."""
 
 
 _NAMES = (
@@ -41,7 +41,7 @@ for _name in _NAMES:
 
 
 def short_name(env_id: str) -> str:
-    """The short name of a task given by its Gymnasium id; the id itself of one that is not ours."""
+    """The short name of a task given by its Gymnasium id; the id itself if it is not one of `TASKS`."""
     return next((name for name, known in TASKS.items() if known == env_id), env_id)
 
 
@@ -59,8 +59,8 @@ def env_id(task: str) -> str:
 
 
 def check_registered(name: str) -> None:
-    """Refuses what is no id of a registered environment. Of "module:Name-v0" Gymnasium would import the module, and the
-    id may come from a data file or a checkpoint, which must not name code to run.
+    """Refuses an id that is not registered. Gymnasium imports the module of an id "module:Name-v0", and ids from data
+    files and checkpoints must not run code.
 
     Raises:
         EnvError: the message lists the known tasks.

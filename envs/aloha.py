@@ -1,4 +1,4 @@
-"""The ALOHA station in names and numbers: two ViperX 300 arms, their home pose, their grippers, the cameras.
+"""Names and constants of the ALOHA station: two ViperX 300 arms, home pose, grippers, cameras.
 
 Figures: ACT (Zhao et al. 2023, https://arxiv.org/abs/2304.13705) and its public simulation code, `constants.py` and
 `assets/`. Joint ranges and gains stand in `assets/vx300s.xml` and are read from the model.

@@ -1,6 +1,6 @@
-"""Two arms at a table: physics, observation, and only the pictures that somebody asked for.
+"""Base of the tasks: two arms at a table, physics, observation, and rendering on request.
 
-A task is a subclass in a file of its own: its model, where its objects are placed, its reward stages, its success.
+A task is a subclass in a file of its own: model, initial object poses, reward stages, success.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -40,31 +40,31 @@ class BimanualEnv(gym.Env, ABC):
         qpos (14,) float32: joint positions in rad, grippers 0 closed … 1 open, left arm first.
         qvel (14,) float32: joint velocities in rad/s, grippers in openings per second.
         env_state (7 · objects,) float32: per object position in metres and quaternion (w, x, y, z).
-        images/<camera> (H, W, 3) uint8 RGB, for each camera that was asked for, unless `lazy`.
+        images/<camera> (H, W, 3) uint8 RGB, for each of `cameras`, unless `lazy`.
 
     Action: (14,) float32, absolute joint position targets in rad, grippers 0 closed … 1 open, held for 0.02 s.
 
-    Reward: the stage reached, 0 … 4. `info` holds `is_success` (strict, see the task), `is_success_published` (the
-    highest reward so far is 4, as in the ACT paper), the boolean terms of the stages as `term/<name>` and, where a task
-    has several variants, which one the episode does, as `variant/<name>`.
+    Reward: the stage, 0 … 4. `info` has `is_success` (strict, see the task), `is_success_published` (the highest reward
+    so far is 4, as in the ACT paper), the boolean terms of the stages as `term/<name>` and, if the task has several
+    variants, whether the episode shows each of them as `variant/<name>`.
 
     Args:
         cameras: names of the cameras to observe, all of size `height` × `width`, or a dict name → (height, width).
-        height, width: picture size in pixels; also the size of `render()`.
+        height, width: image size in pixels; also the size of `render()`.
         render_mode: "rgb_array" for `render()`, "human" for a viewer window (needs a display).
         render_camera: the camera that `render()` shows.
         horizon: steps after which an episode is truncated; an episode never terminates earlier.
-        lazy: leave the pictures out of the observation; `render_cameras()` renders them on request.
+        lazy: leave images out of the observation; `render_cameras()` renders them on request.
             Rendering costs far more than physics, and a policy that executes chunks needs images once per chunk.
 
     Raises:
-        EnvError: unknown camera or render mode, sizes that are not positive, or pictures that cannot be rendered here.
+        EnvError: unknown camera or render mode, sizes that are not positive, or rendering does not work here.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": FPS}
 
     model_file: ClassVar[str]
-    task: ClassVar[str]  # what to do, in words
+    task: ClassVar[str]  # description
     objects: ClassVar[tuple[str, ...]]  # free bodies, in the order of env_state
     variants: ClassVar[tuple[str, ...]] = ()  # names of the variants of the task, where it has several
     HOLD_STEPS: ClassVar[int] = 25  # strict success must hold for this many consecutive steps: 0.5 s
@@ -85,7 +85,7 @@ class BimanualEnv(gym.Env, ABC):
                 raise EnvError(f"unknown camera {name!r}; known cameras: {', '.join(CAMERAS)}")
         for name, size in [("render()", (height, width)), *sizes.items()]:
             if min(size) < 1:
-                raise EnvError(f"picture size of {name} must be positive, got {size[0]} × {size[1]} (height × width)")
+                raise EnvError(f"image size of {name} must be positive, got {size[0]} × {size[1]} (height × width)")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise EnvError(f"unknown render_mode {render_mode!r}; known: {', '.join(self.metadata['render_modes'])}")
         if render_mode == "human" and sys.platform == "linux" and not os.environ.get("WAYLAND_DISPLAY"):
@@ -139,17 +139,17 @@ class BimanualEnv(gym.Env, ABC):
         self._part_of_geom = np.array([self._part(geom) for geom in range(self.model.ngeom)], dtype=object)
 
     def _part(self, geom: int) -> str:
-        """What a geom counts as in the stages: an arm's fingers are its gripper, a table is a table."""
+        """The part that a geom belongs to: an arm's fingers are its gripper, the world's geoms have their own names."""
         body = self.model.body(self.model.geom_bodyid[geom]).name
         if body.endswith("_finger_link"):
             return f"{body.split('_')[0]}_gripper"
         return self.model.geom(geom).name if body == "world" else body
 
-    # ---------------------------------------------------------------------------------------------- a task fills in
+    # ---------------------------------------------------------------------------------------------- a task implements
 
     @abstractmethod
     def sample_object_poses(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Object name → pose (7,) at the start of an episode."""
+        """Object name → pose (7,) at the start of an episode: position in m, quaternion w, x, y, z."""
 
     @abstractmethod
     def terms(self, touching: set[frozenset[str]]) -> dict[str, bool]:
@@ -160,12 +160,12 @@ class BimanualEnv(gym.Env, ABC):
         """The reward, 0 … 4, as published."""
 
     def detect_variant(self, terms: dict[str, bool]) -> str:
-        """Which of `variants` the episode does, if that shows now, or "". The first one stays, as `variant`."""
+        """The variant that shows at this step, or "". The first one of an episode is kept as `variant`."""
         return ""
 
     @abstractmethod
     def goal_reached(self, terms: dict[str, bool]) -> bool:
-        """Whether the strict goal is met at this instant; `is_success` needs it for `HOLD_STEPS` steps in a row."""
+        """Whether the strict goal is reached at this step; `is_success` needs `HOLD_STEPS` consecutive steps."""
 
     # -------------------------------------------------------------------------------------------------- Gymnasium API
 
@@ -173,14 +173,14 @@ class BimanualEnv(gym.Env, ABC):
         super().reset(seed=seed)
         mujoco.mj_resetData(self.model, self.data)
         self._command(HOME_ACTION)
-        self.data.qpos[self._qpos_index] = HOME_ACTION  # the fingers are set right below
+        self.data.qpos[self._qpos_index] = HOME_ACTION  # the fingers follow below
         self.data.qpos[self._finger_qpos] = self.data.ctrl[self._finger_ctrl]
         poses = self.sample_object_poses(self.np_random)
         self.data.qpos[self._object_qpos] = np.concatenate([poses[name] for name in self.objects])
         mujoco.mj_forward(self.model, self.data)
         self._t, self._held, self._best, self._success, self.variant = 0, 0, 0, False, ""
         _, info = self._judge()
-        self._show()
+        self._update_viewer()
         return self._observe(), info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
@@ -191,18 +191,18 @@ class BimanualEnv(gym.Env, ABC):
         mujoco.mj_step(self.model, self.data, self._substeps)
         self._t += 1
         reward, info = self._judge()
-        self._show()
+        self._update_viewer()
         return self._observe(), float(reward), False, self._t >= self.horizon, info
 
     @property
     def goal_hold_running(self) -> bool:
-        """Whether the strict goal is met now, but not yet for as long as it must be."""
+        """Whether the strict goal is reached, but not yet for `HOLD_STEPS` steps."""
         return 0 < self._held < self.HOLD_STEPS
 
     def set_state(self, qpos: np.ndarray, env_state: np.ndarray | None) -> None:
-        """Puts joints (14,) and objects (7 · objects,) where they were observed, to be looked at; None: no objects.
+        """Sets the joints (14,) and object poses (7 · objects,) of an observation, for rendering; None: no objects.
 
-        Both fingers of a gripper stand symmetric, which is what an observation tells of them.
+        Both fingers of a gripper are placed symmetrically: an observation has one opening per gripper.
         """
         finger = finger_from_gripper(qpos[[6, 13]].astype(np.float64))
         self.data.qpos[self._qpos_index] = qpos
@@ -212,13 +212,13 @@ class BimanualEnv(gym.Env, ABC):
         mujoco.mj_kinematics(self.model, self.data)
 
     def render_cameras(self) -> dict[str, np.ndarray]:
-        """The pictures of the observed cameras now, `images/<camera>` → (H, W, 3) uint8."""
-        return {f"images/{name}": self._picture(name, size) for name, size in self.cameras.items()}
+        """Renders the observed cameras: `images/<camera>` → (H, W, 3) uint8."""
+        return {f"images/{name}": self._render(name, size) for name, size in self.cameras.items()}
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """In mode "rgb_array" the picture of `render_camera`, (height, width, 3) uint8."""
+        """In mode "rgb_array": the image of `render_camera`, (height, width, 3) uint8."""
         if self.render_mode == "rgb_array":
-            return self._picture(self.render_camera, self.render_size)
+            return self._render(self.render_camera, self.render_size)
         return None
 
     def close(self) -> None:
@@ -229,10 +229,10 @@ class BimanualEnv(gym.Env, ABC):
             self._viewer.close()
             self._viewer = None
 
-    # ------------------------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------------------------- private
 
     def _command(self, action: np.ndarray) -> None:
-        """Write an action to the actuators; targets beyond an actuator's range saturate there."""
+        """Writes an action to the actuators; targets are clipped to the actuators' ranges."""
         self.data.ctrl[self._arm_ctrl] = action[[0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]]
         finger = finger_from_gripper(action[[6, 13]].astype(np.float64))
         self.data.ctrl[self._finger_ctrl] = np.stack([finger, -finger], axis=1)
@@ -260,28 +260,28 @@ class BimanualEnv(gym.Env, ABC):
         info |= {f"variant/{name}": self.variant == name for name in self.variants}
         return reward, info | {"is_success": self._success, "is_success_published": self._best == 4}
 
-    def _picture(self, camera: str, size: tuple[int, int]) -> np.ndarray:
+    def _render(self, camera: str, size: tuple[int, int]) -> np.ndarray:
         renderer = self._renderers.get(size)
         if renderer is None:
             self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, size[0])
             self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, size[1])
             renderer = self._renderers[size] = make_renderer(self.model, *size)
-            # Shadows are most of a frame's time in software rendering.
+            # Shadows take most of the time of a frame in software rendering.
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         renderer.update_scene(self.data, camera)
         return renderer.render()
 
-    def _show(self) -> None:
+    def _update_viewer(self) -> None:
         if self.render_mode != "human":
             return
         if self._viewer is None:
-            import mujoco.viewer  # loads a window toolkit, which only this mode needs
+            import mujoco.viewer  # loads a window toolkit
 
             self._viewer = mujoco.viewer.launch_passive(self.model, self.data)
         self._viewer.sync()
 
 
-def pose(place: np.ndarray, height: float) -> np.ndarray:
-    """A pose (7,) without rotation, above a place (2,) on the table."""
-    return np.array([*place, height, 1.0, 0.0, 0.0, 0.0])
+def pose(position: np.ndarray, height: float) -> np.ndarray:
+    """A pose (7,) without rotation, `height` m above a position (2,) on the table."""
+    return np.array([*position, height, 1.0, 0.0, 0.0, 0.0])

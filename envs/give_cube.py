@@ -1,4 +1,4 @@
-"""Give cube: one of two cubes is handed over, by either arm: four ways, and only words can say which one is meant."""
+"""Give cube: one of two cubes is handed over, by either arm: four variants, which only an instruction tells apart."""
 
 import numpy as np
 
@@ -12,8 +12,7 @@ class GiveCubeEnv(BimanualEnv):
     """A red and a blue cube of 4 cm lie in the middle of the table, one nearer than the other, where both arms reach.
 
     The arm that first lifts one of them alone gives that one; the other arm receives. Stages and strict success are
-    those of `envs.hand_over`, of this cube; any of the four variants is a success;
-    `variant/<colour>_<giver>` says which one it was.
+    those of `envs.hand_over`, of this cube; any of the four variants is a success.
     """
 
     model_file = "give_cube.xml"

@@ -1,4 +1,4 @@
-"""Hand over: either arm picks a cube up and hands it to the other; both ways are right."""
+"""Hand over: either arm picks up a cube and hands it to the other one; both variants are a success."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Judging rollouts: what became of each episode, and what that says about the agent."""
+"""Evaluation: results of episodes, success rates with intervals, results.json."""
 
 import json
 import math
@@ -19,7 +19,7 @@ STORED_NAMES = {"way": "variant", "asked": "requested", "ways": "variants", "obe
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What became of one episode."""
+    """The result of one episode."""
 
     seed: int
     success: bool  # strict
@@ -28,8 +28,8 @@ class EpisodeResult:
     length: int  # steps until strict success, or of the whole episode
     success_step: int | None  # the step at which strict success was reached
     jerk: float  # root mean square of the commanded arm joints' third difference over that length, rad/s³
-    variant: str = ""  # which variant of the task it did, as far as it got; "" where there is one or it got nowhere
-    requested: str = ""  # which variant was requested; "" where none was
+    variant: str = ""  # the variant that it shows; "" if there is one only, or none shows
+    requested: str = ""  # the variant that was requested, or ""
 
 
 def evaluate(
@@ -41,13 +41,13 @@ def evaluate(
     requested: Callable[[int], str] = lambda seed: "",
     results: list[EpisodeResult] | None = None,
 ) -> list[EpisodeResult]:
-    """Roll out one episode per seed and judge it. A wave of episodes ends once all of them have succeeded.
+    """Rolls out and judges one episode per seed. A wave of episodes ends once all of them have succeeded.
 
     Args:
         progress: called with the number of episodes that have just ended.
-        watch: called with every `Step` (to film it, say).
-        requested: the variant of the task that the agent is asked for in the episode of a seed; "" for any.
-        results: filled with each result as soon as there is one, and returned: an exception takes none of them away.
+        watch: called with every `Step`, for example to record a video.
+        requested: seed → the variant that is requested in its episode; "" for any.
+        results: each result is appended at once, so that none is lost with an exception; returned.
 
     Raises:
         LostWorker: an environment's process was killed.
@@ -56,7 +56,7 @@ def evaluate(
     wave: list[Step] = []
     for step in rollout(venv, agent, seeds, stop_when=all_succeeded):
         watch(step)
-        step.observation.clear()  # pictures of a whole wave would fill the memory
+        step.observation.clear()  # the images of a whole wave would fill the memory
         wave.append(step)
         if step.last:
             results += _judge(wave, requested)
@@ -66,12 +66,12 @@ def evaluate(
 
 
 def all_succeeded(info: Mapping[str, np.ndarray]) -> bool:
-    """Whether a wave may end: all its episodes are strict and published successes."""
+    """Whether all episodes of a wave are strict and published successes."""
     return bool(np.all(info["is_success"] & info["is_success_published"]))
 
 
 def _judge(wave: Sequence[Step], requested: Callable[[int], str]) -> list[EpisodeResult]:
-    """Results of episodes that ran side by side, from all their steps."""
+    """Results of the episodes of a wave, from all its steps."""
     strict = np.stack([step.info["is_success"] for step in wave])  # (T, n), stays true once reached
     stages = np.stack([step.reward for step in wave]).max(axis=0)
     actions = np.stack([step.action for step in wave])  # (T, n, 14)
@@ -103,7 +103,7 @@ def command_jerk(actions: np.ndarray) -> np.ndarray:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % confidence interval of a success rate (Wilson 1927); sensible near 0 and 1, where few rollouts often end."""
+    """95 % confidence interval of a success rate (Wilson 1927), valid also near 0 and 1 and for few rollouts."""
     if trials == 0:
         return 0.0, 1.0
     rate = successes / trials
@@ -114,8 +114,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rates with intervals, how many episodes got to which stage at the most, smoothness, time to success, how
-    many succeeded in which way, and the share that succeeded in the way that was asked for."""
+    """Success rates with intervals, episodes per highest stage, smoothness, time to success, successes per variant, and
+    the share of episodes that succeed in the requested variant."""
     n = len(results)
     strict, published = sum(r.success for r in results), sum(r.success_published for r in results)
     steps = [r.success_step for r in results if r.success_step is not None]
@@ -144,10 +144,10 @@ def _current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What scripts/rollout.py wrote with --json: "settings", "summary" and "episodes", an `EpisodeResult` each.
+    """The file that scripts/rollout.py --json writes: "settings", "summary" and "episodes", an `EpisodeResult` each.
 
     Raises:
-        EnvError: no such file, rollout.py did not write it, or its figures are not those of its episodes.
+        EnvError: no such file, another program wrote it, or its summary is not that of its episodes.
     """
     found: dict[str, Any] = {}
     differing: list[str] = []
@@ -155,8 +155,8 @@ def read_results(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         found["summary"] = _current_names(found["summary"])
         found["episodes"] = [_current_names(row) for row in found["episodes"]]
-        told = json.loads(json.dumps(summarize([EpisodeResult(**row) for row in found["episodes"]])))
-        differing = [name for name, value in told.items() if found["summary"][name] != value]
+        expected = json.loads(json.dumps(summarize([EpisodeResult(**row) for row in found["episodes"]])))
+        differing = [name for name, value in expected.items() if found["summary"][name] != value]
         known = isinstance(found["settings"], dict) and all(isinstance(row["seed"], int) for row in found["episodes"])
     except FileNotFoundError:
         raise EnvError(f"{path}: no such file; scripts/rollout.py --json writes one") from None

@@ -1,6 +1,6 @@
-"""THE loop: agents in a vector environment. Recording, evaluation, video and teleoperation all consume it.
+"""The loop that runs agents in vector environments, for recording, evaluation, videos and teleoperation.
 
-Here, and only here, the observation at step t is paired with the action commanded at t.
+It is the only place that pairs the observation at step t with the action commanded at t.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,22 +15,22 @@ from envs import check_registered
 from envs.workers import ParallelEnv
 
 VectorEnv = ParallelEnv | SyncVectorEnv
-"""Environments side by side, in processes of their own or in this one."""
+"""Several environments, in processes of their own or in this one."""
 
 
 class Agent(Protocol):
-    """Whatever drives N episodes at once: a scripted expert, a trained policy, a person."""
+    """Acts in N episodes at once: a demonstrator, a trained policy, a person."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """The cameras that it looks at."""
+        """The cameras whose images it uses."""
         ...
 
     def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        """N new episodes begin."""
+        """Starts N new episodes."""
 
     def needs_images(self) -> bool:
-        """Whether the next call needs the pictures; nothing is rendered otherwise."""
+        """Whether the next call needs images; otherwise nothing is rendered."""
         ...
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -40,11 +40,11 @@ class Agent(Protocol):
 
 @dataclass
 class Step:
-    """One control step of a wave of episodes that run side by side; all arrays lead with their number n."""
+    """One control step of a wave of n episodes that run in parallel; n is the first axis of all arrays."""
 
     t: int
     seeds: tuple[int, ...]
-    observation: dict[str, np.ndarray]  # at t, before the action; pictures only if somebody looked
+    observation: dict[str, np.ndarray]  # at t, before the action; images only if they were rendered
     action: np.ndarray  # (n, 14) float32, commanded at t
     reward: np.ndarray  # (n,) after the action
     info: dict[str, np.ndarray]  # (n,) each, after the action
@@ -52,11 +52,10 @@ class Step:
 
 
 def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None, **settings: Any) -> VectorEnv:
-    """`num_envs` lazy environments, in a process each when `parallel` (default: when there are several).
+    """`num_envs` lazy environments, in a process each if `parallel` (default: if there are several).
 
     Raises:
-        EnvError: there is no such environment, or as the environment does; it is built once here, so that a mistake
-            shows before workers start.
+        EnvError: unknown environment, or an error of the environment; it is built once here, before workers start.
         LostWorker: a worker cannot be started, or is killed later.
     """
     check_registered(env_id)
@@ -73,7 +72,7 @@ def make_vector_env(env_id: str, num_envs: int = 1, parallel: bool | None = None
 
 
 def render_cameras(venv: VectorEnv) -> dict[str, np.ndarray]:
-    """Every environment's pictures now, `images/<camera>` → (N, H, W, 3) uint8."""
+    """Renders the cameras of every environment: `images/<camera>` → (N, H, W, 3) uint8."""
     pictures = venv.call("render_cameras")
     return {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
 
@@ -85,14 +84,14 @@ def rollout(
     always_render: bool = False,
     stop_when: Callable[[Mapping[str, np.ndarray]], bool] = lambda info: False,
 ) -> Iterator[Step]:
-    """Run one episode per seed, `venv.num_envs` at a time, and yield every step.
+    """Runs one episode per seed, `venv.num_envs` at a time, and yields every step.
 
-    An episode depends on its seed and the agent alone, not on the number of environments: waves run in lockstep, a
-    last wave that is not full is padded with episodes that are not yielded.
+    An episode depends on its seed and the agent only, not on the number of environments: the episodes of a wave run in
+    lockstep, and a last wave that is not full is padded with episodes that are not yielded.
 
     Args:
-        always_render: render every observed camera at every step, as a recording needs it.
-        stop_when: from the `info` of all environments after a step: whether the wave may end there.
+        always_render: render the cameras at every step, as a recording needs it.
+        stop_when: from the `info` of all environments after a step: whether to end the wave.
     """
     for start in range(0, len(seeds), venv.num_envs):
         wave = tuple(int(seed) for seed in seeds[start : start + venv.num_envs])

@@ -1,4 +1,4 @@
-"""Films of rollouts: what `render()` shows, one MP4 per episode."""
+"""Videos of rollouts: the images of `render()`, one MP4 per episode."""
 
 import errno
 import os
@@ -20,12 +20,13 @@ EVERY = 2  # steps per frame: 25 frames a second in real time
 
 
 class VideoRecorder:
-    """Films the episodes of some seeds; hand it every `Step` of a rollout. A film that cannot be written is left out.
+    """Records videos of the episodes of some seeds. Call it with every `Step` of a rollout; a rollout goes on without a
+    video that cannot be written.
 
     Args:
         venv: environments with `render_mode="rgb_array"`.
-        paths: seed → file, for the episodes to film.
-        words: of a seed: what is written into its film, if anything.
+        paths: seed → file, for the episodes to record.
+        words: seed → caption of its video, or None.
     """
 
     def __init__(
@@ -35,23 +36,23 @@ class VideoRecorder:
         self._writers: dict[int, Any] = {}
 
     def __call__(self, step: Step) -> None:
-        filmed = [(i, seed) for i, seed in enumerate(step.seeds) if seed in self.paths]
-        if filmed and step.t % EVERY == 0:
+        recorded = [(i, seed) for i, seed in enumerate(step.seeds) if seed in self.paths]
+        if recorded and step.t % EVERY == 0:
             frames = self.venv.render()
-            assert frames is not None, "films need environments with render_mode='rgb_array'"
-            for i, seed in filmed:
-                with self._failures_told(seed):
+            assert frames is not None, "videos need environments with render_mode='rgb_array'"
+            for i, seed in recorded:
+                with self._failures_reported(seed):
                     self._writer(seed).append_data(captioned(np.asarray(frames[i]), self.words(seed) or ""))
         if step.last:
-            for _, seed in filmed:
-                with self._failures_told(seed):
+            for _, seed in recorded:
+                with self._failures_reported(seed):
                     if seed in self._writers:
                         self._writers.pop(seed).close()
                         if not self.paths[seed].stat().st_size:
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """Removes the films of episodes that did not end."""
+        """Removes the videos of episodes that did not end."""
         for seed, writer in self._writers.items():
             with suppress(OSError):
                 writer.close()
@@ -59,8 +60,8 @@ class VideoRecorder:
         self._writers.clear()
 
     @contextmanager
-    def _failures_told(self, seed: int) -> Iterator[None]:
-        """A film that cannot be written is given up and said so; the rollout goes on."""
+    def _failures_reported(self, seed: int) -> Iterator[None]:
+        """Reports and drops a video that cannot be written; the rollout goes on."""
         if seed not in self.paths:
             yield
             return
@@ -74,7 +75,7 @@ class VideoRecorder:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             reason = (error.strerror or str(error).split("\n")[0]).lower()
-            print(f"\n{path} cannot be written: {reason}; the rollout goes on without this film", file=sys.stderr)
+            print(f"\n{path} cannot be written: {reason}; the rollout goes on without this video", file=sys.stderr)
 
     def _writer(self, seed: int) -> Any:
         if seed not in self._writers:
@@ -86,7 +87,7 @@ class VideoRecorder:
 
 
 def captioned(frame: np.ndarray, words: str) -> np.ndarray:
-    """A frame (H, W, 3) uint8 with words along its lower edge."""
+    """A frame (H, W, 3) uint8 with a caption at its lower edge."""
     if not words:
         return frame
     height, width = frame.shape[:2]

@@ -1,4 +1,4 @@
-"""Re-execute a recorded episode's actions from its seed and compare the states.
+"""Repeat the actions of a recorded episode from its seed and compare the states.
 
     python scripts/replay.py data/transfer_cube/episode_0.hdf5 --video replay.mp4
 
@@ -19,23 +19,23 @@ from demos.replay import replay
 from scripts.common import run
 from scripts.outputs import check_file
 
-FILMS = (".mp4", ".mov", ".mkv", ".avi")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Re-execute a recorded episode's actions from its seed and compare the states."""
+    """Repeat the actions of a recorded episode from its seed and compare the states."""
 
     episode: Positional[Path]
-    """The episode's file."""
+    """File of the episode."""
     video: Path | None = None
-    """Write a film of it, an MP4."""
+    """Write a video of it, an MP4."""
 
 
 def main(args: Args) -> int:
     check_file("--video", args.video)
-    if args.video is not None and args.video.suffix.lower() not in FILMS:
-        raise ConfigError(f"--video {args.video} is no film; name a file that ends in {', '.join(FILMS)}")
+    if args.video is not None and args.video.suffix.lower() not in VIDEOS:
+        raise ConfigError(f"--video {args.video} is no video file; name one that ends in {', '.join(VIDEOS)}")
     episode = Episode(args.episode)
     result = replay(episode, args.video)
     print(f"{args.episode}: seed {episode.seed}, {episode.length} steps, {episode.spec.env_id}")
@@ -43,8 +43,8 @@ def main(args: Args) -> int:
     print(f"success: {result.success} (strict), {result.success_published} (published)")
     if args.video is not None:
         if not args.video.exists():
-            return 2  # the film has told why
-        print(f"film: {args.video}")
+            return 2  # the recorder has printed the reason
+        print(f"video: {args.video}")
     return 0
 
 

@@ -268,7 +268,7 @@ def test_model_has_the_published_kinematics():
             "unknown camera 'nose'; known cameras: top, angle, left_pillar, right_pillar, front_close, left_wrist, "
             "right_wrist",
         ),
-        ({"cameras": ("top",), "height": 0}, "picture size of render() must be positive, got 0 × 640 (height × width)"),
+        ({"cameras": ("top",), "height": 0}, "image size of render() must be positive, got 0 × 640 (height × width)"),
         ({"horizon": 0}, "horizon must be at least 1 step, got 0"),
         ({"render_mode": "ascii"}, "unknown render_mode 'ascii'; known: rgb_array, human"),
     ],
