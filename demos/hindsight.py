@@ -183,7 +183,8 @@ def _in_si(values: np.ndarray, robot: Robot, columns: tuple[int, ...]) -> np.nda
 def active_steps(action: np.ndarray, qpos: np.ndarray, spec: EpisodeSpec, keep_end: int) -> np.ndarray:
     """(T,) bool: the steps of an episode that are not idle, and the first `SETTLES` seconds of each pause.
 
-    Absolute actions are idle where they do not change, relative ones where they are near zero.
+    Absolute actions are idle where they do not change, relative ones where they are near zero; a gripper that still
+    moves is not idle.
 
     Args:
         keep_end: steps that are kept of a pause at the end: a policy should know how to stay where it has finished.
@@ -199,6 +200,10 @@ def active_steps(action: np.ndarray, qpos: np.ndarray, spec: EpisodeSpec, keep_e
     usual = np.quantile(arms, 0.9)
     slow_gripper = GRIPPER_SLOW / robot.control_hz
     still = (arms < SLOW * usual) & (speed[:, grippers].max(axis=1, initial=0.0) < slow_gripper)
+    around = np.arange(len(action))[:, None] + [-max(1, half), max(1, half)]  # (T, 2)
+    for gripper in robot.grippers:  # a command may be a step, which the fingers take their time to follow
+        moved = np.abs(np.diff(qpos[around.clip(0, len(action) - 1), gripper], axis=1)[:, 0])
+        still &= moved < slow_gripper * 2 * max(1, half) * max(float(np.ptp(qpos[:, gripper])), SMALLEST_SPAN)
     keep, settles = ~still, robot.steps(SETTLES)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
     for start, stop in edges.reshape(-1, 2):

@@ -13,7 +13,7 @@ import pytest
 
 from act.chunking import TemporalEnsemble, default_executor
 from demos.episode import Episode
-from demos.hindsight import keyframes
+from demos.hindsight import active_steps, keyframes
 from demos.robot import Arm, Chain, Link, Robot
 from demos.spec import EpisodeSpec
 
@@ -118,3 +118,14 @@ def test_fingers_that_overshoot_before_they_rest_leave_the_keyframe_at_the_grasp
     found = keyframes(action, qpos, SPEC)
     np.testing.assert_allclose(found[3:18, 0], x[19], atol=0.04)
     np.testing.assert_allclose(found[22:, 0], x[-1])
+
+
+def test_steps_in_which_fingers_still_follow_a_command_that_was_a_step_are_not_idle():
+    robot = Robot(("a", "gripper"), (Arm("arm", (0,), 1),), 20.0)
+    spec = EpisodeSpec(robot, {})
+    closed = np.where(np.arange(60) < 20, -1.0, 1.0)  # larger is closed
+    opening = np.interp(np.arange(60), [0, 20, 32, 59], [0.08, 0.08, 0.02, 0.02])
+    arm = np.interp(np.arange(60), [0, 10, 50, 59], [0.0, 1.0, 1.0, 2.0])  # rests while the fingers close, and on
+    kept = active_steps(np.stack([arm, closed], axis=1), np.stack([arm, opening], axis=1), spec, keep_end=5)
+    assert kept[20:32].all()
+    assert not kept[38:48].any()
