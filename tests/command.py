@@ -1,5 +1,10 @@
-"""Scripts as a person calls them, each in a process of its own; without a terminal, a GPU or a W&B login."""
+"""Scripts as a person calls them, without a terminal, a GPU or a W&B login: from nothing, in forks, or in this process.
 
+A test takes the cheapest that shows its law: `train` and `roll_out` cost their work alone, `forked` some 0.1 s more,
+`script` seconds, in which torch and timm are loaded.
+"""
+
+import json
 import multiprocessing
 import os
 import runpy
@@ -16,6 +21,23 @@ ALONE = {"CUDA_VISIBLE_DEVICES": "", "WANDB_API_KEY": "", "OMP_NUM_THREADS": "1"
 # Torch and timm take ten seconds to load on an older CPU: the server of forks has done it once.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch._dynamo", "timm", "mujoco", "gymnasium", "h5py", "tyro", "matplotlib.figure"])
+
+
+def train(*words: object) -> None:
+    """scripts/train.py in this process, on the CPU and without W&B unless the words say otherwise."""
+    from scripts.train import main, parse
+
+    default = ["--device", "cpu", "--threads", "1", "--wandb", "disabled"]
+    assert main(parse([*default, *map(str, words)])) == 0
+
+
+def roll_out(*words: object) -> None:
+    """scripts/rollout.py likewise."""
+    import tyro
+
+    from scripts.rollout import Args, main
+
+    main(tyro.cli(Args, args=["--device", "cpu", *map(str, words)]))
 
 
 def script(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -36,6 +58,36 @@ def ranks(size: int, name: str, *arguments: object, folder: Path) -> list[subpro
     """The same in so many processes, as torchrun would start them; one result for each rank."""
     words = [str(SCRIPTS / name), *map(str, arguments)]
     return functions(size, _run_script, words, folder=folder)
+
+
+SMALLEST = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-style-layers", "1"]
+SMALLEST += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
+SMALLEST += ["--batch-size", "4", "--val-every", "3", "--val-starts", "8", "--save-every", "3"]
+SMALLEST += ["--log-every", "2", "--warmup-steps", "2"]
+"""Flags of a training of seconds."""
+
+RECORD = ["--task", "transfer_cube", "--episodes", "3", "--noise", "0.02", "--height", "24", "--width", "32"]
+
+
+def whole_line(folder: Path) -> None:
+    """Every script of the line in its turn; printed.json has what each printed."""
+    data = ["--data", "data", "--out", "run", "--preset", "cpu"]
+    commands = {
+        "record": ("record.py", *RECORD, "--out", "data"),
+        "inspect": ("inspect_data.py", "data"),
+        "replay": ("replay.py", "data/episode_0.hdf5", "--video", "replay.mp4"),
+        "train": ("train.py", *data, *SMALLEST, "--eval-every", 6, "--eval-episodes", 2, "--num-envs", 2),
+        "rollout": (
+            *("rollout.py", "--checkpoint", "run", "--episodes", 3, "--num-envs", 2, "--horizon", 50, "--videos", 1),
+            *("--json", "results.json", "--temporal-ensemble-coeff", 0.01, "--replan-every", 5, "--wandb", "offline"),
+        ),
+    }
+    printed = {}
+    for name, (which, *arguments) in commands.items():
+        done = forked(which, *arguments, folder=folder)
+        assert done.returncode == 0, done.stderr
+        printed[name] = done.stdout
+    (folder / "printed.json").write_text(json.dumps(printed))
 
 
 def functions(size: int, call: Callable, *given: object, folder: Path) -> list[subprocess.CompletedProcess[str]]:

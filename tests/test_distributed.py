@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import functions, ranks
+from command import RECORD, functions, ranks, roll_out
 from messages import refusal, says
 from test_training import curve, make_trainer
 from tiny import NO_IMAGES, write_episodes
@@ -25,8 +25,6 @@ from act.checkpoint import load_policy
 from act.distributed import join_world
 from act.sampling import ShuffledStarts
 from demos.episode import Episode, find_episodes
-from demos.record import RecordConfig, record
-from envs import TASKS
 from scripts import train as script
 
 ROOT = Path(__file__).parents[1]
@@ -127,21 +125,18 @@ def environment(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
-def test_recording_and_rollouts_do_not_depend_on_the_number_of_processes(tmp_path):
-    record(RecordConfig(TASKS["insertion"], {"top": (16, 16)}, noise=0.05), tmp_path / "one", 3)
-    task = "--task insertion --episodes 3 --height 16 --width 16 --noise 0.05 --workers 1"
-    told = run(2, "record.py", *words(f"{task} --out {tmp_path}/two"))
+def test_recording_and_rollouts_do_not_depend_on_the_number_of_processes(line, tmp_path):
+    told = run(2, "record.py", *RECORD, "--workers", 1, "--out", tmp_path / "data")
     assert told.count("3 episodes") == 1
-    one, two = (find_episodes(tmp_path / name) for name in ("one", "two"))
+    one, two = find_episodes(line.data), find_episodes(tmp_path / "data")
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(Episode(a).action, Episode(b).action)
         assert Episode(a).seed == Episode(b).seed
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [path.name for path in two]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [path.name for path in two]
 
-    train(*words(f"--data {tmp_path}/one --out {tmp_path}/run --steps 1 --val-fraction 0"), *FLAGS)
-    roll = words(f"--checkpoint {tmp_path}/run --episodes 5 --num-envs 1 --horizon 30 --device cpu")
-    run(1, "rollout.py", *roll, "--json", tmp_path / "one.json")
-    told = run(2, "rollout.py", *roll, "--json", tmp_path / "two.json")
+    roll = words(f"--checkpoint {line.run} --episodes 5 --num-envs 1 --horizon 30")
+    roll_out(*roll, "--json", tmp_path / "one.json")
+    told = run(2, "rollout.py", *roll, "--device", "cpu", "--json", tmp_path / "two.json")
     assert told.count("seeds 100000 to 100004") == 1
     one, two = (json.loads((tmp_path / f"{name}.json").read_text())["episodes"] for name in ("one", "two"))
     assert one == two

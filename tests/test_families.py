@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from command import forked, functions
+from command import functions, roll_out, train
+from messages import refusal, says
 from test_training import curve, make_trainer
-from tiny import BLIND, PLACES, THREE_CAMERAS, family, make_batch, write_episodes
+from tiny import BLIND, IN_SIMULATION, PLACES, THREE_CAMERAS, family, make_batch, write_episodes
 
+import scripts.train
 from act.checkpoint import load_policy
 from act.distributed import join_world
 from act.policies import POLICIES, Observation, Policy, make_policy
 from act.policies.config import AnsweringConfig
+from act.run_folder import RunFolder
+from envs.results import read_results
 
 
 def make_tiny(name: str, base: AnsweringConfig = BLIND, **settings) -> Policy:
@@ -90,56 +94,59 @@ def test_two_processes_take_the_step_of_one(tmp_path):
     data = write_episodes(tmp_path / "data")
     for n in (1, 2):
         (tmp_path / str(n)).mkdir()
-        for done in functions(n, one_step, data, tmp_path / str(n), folder=tmp_path):
-            assert done.returncode == 0, done.stderr
+    one_step(data, tmp_path / "1")
+    for done in functions(2, one_step, data, tmp_path / "2", folder=tmp_path):
+        assert done.returncode == 0, done.stderr
     for name in NOTHING_RANDOM:
         one, two = (torch.load(tmp_path / str(n) / f"{name}.pt") for n in (1, 2))
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
-    flags = ["--task", "transfer_cube", "--episodes", 2, "--out", "data", "--height", 24, "--width", 32]
-    assert forked("record.py", *flags, folder=folder).returncode == 0
-    return folder
+def data(tmp_path_factory) -> Path:
+    """Short episodes that fit the environment of transfer cube, and mean nothing."""
+    return write_episodes(tmp_path_factory.mktemp("data"), lengths=(20, 25), spec=IN_SIMULATION)
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_scripts_train_it_and_roll_it_out(name, recorded, tmp_path):
-    small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 4 --batch-size 4 "
+def test_the_scripts_train_it_and_roll_it_out(name, data, tmp_path):
+    small = "--chunk-size 4 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 4 --batch-size 4 "
     small += "--val-every 2 --val-starts 8 --save-every 2 --log-every 2 --warmup-steps 1"
-    data = ["--data", recorded / "data", "--out", "run", "--policy", name, "--wandb", "disabled"]
-    trained = forked("train.py", *data, *small.split(), folder=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    flags = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 12, "--sample", "chunk"]
-    rolled = forked("rollout.py", *flags, folder=tmp_path)
-    assert rolled.returncode == 0, rolled.stderr
-    assert "success, strict" in rolled.stdout
+    train("--data", data, "--out", tmp_path / "run", "--policy", name, *small.split())
+    history = RunFolder(tmp_path / "run").history()
+    assert [record["step"] for record in history if "train/loss" in record] == [2, 4]
+    assert all("val/predict_l1" in record for record in history if "val/loss" in record)
+    results = tmp_path / "results.json"
+    flags = ["--episodes", 2, "--num-envs", 1, "--horizon", 12, "--sample", "chunk", "--json", results]
+    roll_out("--checkpoint", tmp_path / "run", *flags)
+    episodes = read_results(results)["episodes"]
+    assert [(episode["seed"], episode["length"]) for episode in episodes] == [(100_000, 12), (100_001, 12)]
+    assert all(episode["jerk"] > 0 for episode in episodes), "it moves"
 
 
-def test_a_rollout_may_sample_otherwise_and_says_what_a_family_lacks(recorded, tmp_path):
+def test_a_rollout_may_sample_otherwise_and_says_what_a_family_lacks(data, tmp_path):
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --steps 1 --batch-size 2 --backbone-weights none "
     small += "--no-backbone-frozen --frame-shift 0 --backbone resnet18 --backbone-width 0.125"
-    data = ["--data", recorded / "data", "--out", "run", "--policy", "diffusion", "--wandb", "disabled"]
-    assert forked("train.py", *data, *small.split(), folder=tmp_path).returncode == 0
-    flags = ["--checkpoint", "run", "--episodes", 1, "--num-envs", 1, "--horizon", 5]
-    assert forked("rollout.py", *flags, "--sampling-steps", 2, folder=tmp_path).returncode == 0
-    foreign = forked("rollout.py", *flags, "--temperature", 0.5, folder=tmp_path)
-    assert foreign.returncode == 2
-    assert "of the family diffusion, which has no temperature; leave --temperature out" in foreign.stderr
+    train("--data", data, "--out", tmp_path / "run", "--policy", "diffusion", *small.split())
+    flags = ["--checkpoint", tmp_path / "run", "--episodes", 1, "--num-envs", 1, "--horizon", 5]
+    results = tmp_path / "results.json"
+    roll_out(*flags, "--sampling-steps", 2, "--json", results)
+    assert read_results(results)["settings"]["sampling_steps"] == 2
+    assert says(refusal(lambda: roll_out(*flags, "--temperature", 0.5)), "diffusion", "--temperature")
     policy = load_policy(tmp_path / "run", "cpu", {"sampling_steps": 7})
     assert policy.config.sampling_steps == 7
 
 
-def test_an_unknown_family_is_named(tmp_path):
-    wrong = forked("train.py", "--policy", "oracle", "--data", "x", "--out", "y", folder=tmp_path)
-    assert wrong.returncode == 2
-    assert "error: unknown policy 'oracle'; known policies: act, regression, autoencoder, gan" in wrong.stderr
+def test_an_unknown_family_is_named():
+    line = refusal(lambda: scripts.train.parse(["--policy", "oracle", "--data", "x", "--out", "y"]))
+    assert says(line, "oracle", *POLICIES)
 
 
-def test_help_shows_the_settings_of_the_chosen_family_alone(tmp_path):
-    shown = forked("train.py", "--policy", "diffusion", "--help", folder=tmp_path).stdout
-    assert "--noise-levels" in shown
-    assert "--kl-weight" not in shown
-    assert "--kl-weight" in forked("train.py", "--help", folder=tmp_path).stdout
+def test_help_shows_the_settings_of_the_chosen_family_alone(capsys):
+    shown = []
+    for words in (["--policy", "diffusion", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            scripts.train.parse(words)
+        shown.append(capsys.readouterr().out)
+    assert ["--noise-levels" in text for text in shown] == [True, False]
+    assert ["--kl-weight" in text for text in shown] == [False, True]

@@ -14,6 +14,8 @@ from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32), "wrist": (16, 24)}, env_ids=("Tiny-v0",), env_state_dim=7)
+IN_SIMULATION = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32)}, env_ids=("BimanualTransferCube-v0",), env_state_dim=7)
+"""Of episodes that are not those of the environment, but fit it."""
 THREE_CAMERAS = replace(SPEC, cameras={"top": (48, 64), "left": (48, 64), "right": (45, 37)})
 
 NO_IMAGES = {"cameras": (), "use_env_state": True}
