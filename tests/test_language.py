@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import forked
+from command import roll_out, train
+from messages import refusal, says
+from test_agent_settings import spec
 from tiny import BLIND, PLACES, SPEC, THREE_CAMERAS, TINY, Letters, family, make_batch, write_episodes
 
 from act.agent import PolicyAgent
@@ -23,6 +25,7 @@ from demos.phrases import PHRASINGS_PER_EPISODE, SEEN, UNSEEN, expanded, phrasin
 from demos.spec import EpisodeError
 from demos.tasks import TASKS as MOTIONS
 from envs import TASKS
+from envs.results import read_results
 from envs.video import captioned
 
 K, GIVE_CUBE = TINY.chunk_size, TASKS["give_cube"]
@@ -293,38 +296,37 @@ def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
     assert torch.equal(heard[0], policy.instruction_encoder(["aa", None, ""]))
 
 
-def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, monkeypatch):
+def test_one_policy_of_two_tasks_through_the_scripts(tmp_path, capsys):
     """It does each as it is told, and says what it did not learn."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    size = ["--episodes", 2, "--height", 24, "--width", 32]
     for task in ("hand_over", "lift_tray"):
-        made = forked("record.py", "--task", task, *size, "--out", task, folder=tmp_path)
-        assert made.returncode == 0, made.stderr
+        words = [phrasings(TASKS[task], variant)[0] for variant in SEEN[TASKS[task]]]
+        write_episodes(tmp_path / task, lengths=(20, 25), spec=spec(TASKS[task], "top"), instruction=words)
     small = "--chunk-size 10 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 2 --batch-size 4 "
     small += "--val-every 2 --val-starts 8 --save-every 2 --log-every 2 --warmup-steps 1 "
     small += "--text-encoder tiny:Letters --text-dim 8"
-    data = ["--data", "hand_over", "lift_tray", "--out", "run", "--wandb", "disabled"]
-    trained = forked("train.py", *data, *small.split(), folder=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    short = ["--checkpoint", "run", "--episodes", 2, "--num-envs", 2, "--horizon", 5, "--text-encoder", "tiny:Letters"]
-    rolled = forked("rollout.py", *short, "--task", "all", "--json", "told.json", "--videos", 1, folder=tmp_path)
-    assert rolled.returncode == 0, rolled.stderr
-    assert rolled.stdout.count("success, strict") == 2
-    assert "instruction followed" in rolled.stdout
-    assert (tmp_path / "told_hand_over.json").exists()
-    assert (tmp_path / "told_lift_tray.json").exists()
+    train("--data", tmp_path / "hand_over", tmp_path / "lift_tray", "--out", tmp_path / "run", *small.split())
+    short = ["--checkpoint", tmp_path / "run", "--episodes", 2, "--num-envs", 1, "--horizon", 5]
+    short += ["--text-encoder", "tiny:Letters"]
+    capsys.readouterr()
+    roll_out(*short, "--task", "all", "--json", tmp_path / "told.json", "--videos", 1)
+    printed = capsys.readouterr().out
+    assert printed.count("success, strict") == 2
+    assert "instruction followed" in printed
+    for task in ("hand_over", "lift_tray"):
+        results = read_results(tmp_path / f"told_{task}.json")
+        assert [episode["seed"] for episode in results["episodes"]] == [100_000, 100_001]
+        assert (results["settings"]["env_id"], results["settings"]["horizon"]) == (TASKS[task], 5)
     films = {film.relative_to(tmp_path).as_posix() for film in tmp_path.rglob("*.mp4")}
     assert films == {f"run/rollout/{task}/seed_100000.mp4" for task in ("hand_over", "lift_tray")}
-    flags = ["--task", "hand_over", "--variant", "left", "--instructions", "unseen"]
-    assert forked("rollout.py", *short, *flags, folder=tmp_path).returncode == 0
-    for wrong, message in (
-        ([], "learnt hand_over, lift_tray; name one of them with --task, or all"),
-        (["--task", "stack"], "did not learn stack; it learnt hand_over, lift_tray"),
-        (["--task", "hand_over", "--variant", "up"], "unknown variant 'up' of hand_over; known: left, right"),
+    flags = ["--task", "hand_over", "--variant", "left", "--instructions", "unseen", "--json", tmp_path / "left.json"]
+    roll_out(*short, *flags)
+    assert {episode["requested"] for episode in read_results(tmp_path / "left.json")["episodes"]} == {"left"}
+    for wrong, *parts in (
+        ([], "hand_over, lift_tray", "--task", "all"),
+        (["--task", "stack"], "stack", "hand_over, lift_tray"),
+        (["--task", "hand_over", "--variant", "up"], "up", "hand_over", "left, right"),
     ):
-        refused = forked("rollout.py", *short, *wrong, folder=tmp_path)
-        assert refused.returncode == 2
-        assert message in refused.stderr
+        assert says(refusal(lambda wrong=wrong: roll_out(*short, *wrong)), *parts)
 
 
 def test_words_are_written_below_in_a_frame():

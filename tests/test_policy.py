@@ -180,7 +180,9 @@ def two_ways(config: ACTConfig) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"keypoints": 4}, {"cameras": (), "use_env_state": True}], ids=["images", "blind"]
+    "settings",
+    [pytest.param({"keypoints": 4}, marks=pytest.mark.slow), {"cameras": (), "use_env_state": True}],
+    ids=["images", "blind"],
 )
 def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
     """z tells which way was taken, chance takes one of them."""
@@ -200,7 +202,7 @@ def test_a_learned_prior_tells_of_z_what_the_observation_tells(settings: dict):
 @pytest.mark.parametrize("prior", [pytest.param("standard", marks=pytest.mark.slow), "learned"])
 def test_free_nats_keep_the_way_in_z_at_any_price(prior: Literal["standard", "learned"]):
     torch.manual_seed(0)
-    config = replace(TINY, keypoints=4, prior=prior, kl_weight=10.0, free_nats=1.0)
+    config = replace(BLIND, prior=prior, kl_weight=10.0, free_nats=1.0)
     dear, policy, batch = make(replace(config, free_nats=0.0)), make(config), two_ways(config)
     for each in (dear, policy):
         descend(each, batch, 150)

@@ -1,12 +1,13 @@
 """The whole line, tiny, through the real scripts; and what a person sees after a mistake."""
 
 import json
+import subprocess
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
 from command import SMALLEST, forked, script
+from imageio_ffmpeg import get_ffmpeg_exe
 from messages import says
 from PIL import Image
 
@@ -19,9 +20,10 @@ def picture(path: Path) -> np.ndarray:
 
 
 def frames(path: Path) -> np.ndarray:
-    """(T, H, W, 3)."""
-    with iio.imopen(path, "r") as film:
-        return film.read()
+    """(T, 480, 640, 3)."""
+    command = [get_ffmpeg_exe(), "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, 480, 640, 3)
 
 
 def test_record_says_what_it_did(line):
@@ -115,7 +117,7 @@ OTHER_SETTINGS = ["run", "settings", "lr", 0.1, "--resume", "--out"]
             ["teleop.py", "--out", "new", "--checkpoint", "run", "--assist", "left"],
             ["--assist", "--checkpoint"],
         ),
-        (["teleop.py", "--out", "data", "--task", "transfer_cube"], ["data", "transfer_cube"]),
+        (["teleop.py", "--out", "data", "--task", "transfer_cube"], ["data", "camera top", "24x32", "120x160"]),
         (["view.py", "nowhere"], ["nowhere", "no such"]),
         (["view.py", "empty"], ["empty", "no episodes"]),
         (["view.py", "run/config.json"], NO_RESULTS),
@@ -133,7 +135,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, parts):
         rest += ["--eval-every", "6", "--eval-episodes", "2"]
     run = forked(name, *rest, folder=line.folder)
     assert run.returncode == 2, run.stderr
-    [told] = run.stderr.splitlines()
+    *before, told = run.stderr.splitlines()
+    assert all("%|" in line for line in before), "nothing but a progress bar"
     assert told.startswith("error: ")
     assert says(told, *parts)
 
