@@ -1,7 +1,7 @@
 """Inverse kinematics of both arms: damped least squares on MuJoCo's Jacobians, joint limits respected.
 
-Six joints reach a six-dimensional pose, so each arm is solved alone. A path is solved step by step, each solution
-starting from the last: the result is as smooth as the path.
+An arm has six joints and a pose six dimensions, so each arm is solved alone. A path is solved step by step from the
+previous solution, so the result is as smooth as the path.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -15,15 +15,15 @@ from envs.gl import mujoco
 
 
 class BimanualIK:
-    """Joint positions that bring the tool centre points to wanted poses.
+    """Finds joint positions for target poses of the tool centre points.
 
     Args:
         damping: λ of (JᵀJ + λ²)Δq = Jᵀe. Larger is smoother near singular poses and slower to converge.
         tolerance: stop when the position error in m and the rotation error in rad are below it.
         max_steps: Gauss-Newton steps per solve.
         max_change: the largest change of a joint in one such step, rad.
-        unroll: how strongly the forearm's roll is drawn to 0 where the wrist is stretched, and forearm and wrist could
-            turn against each other without end; 0.01 suffices and costs no accuracy.
+        unroll: pulls the roll of the forearm to 0 where the wrist is stretched, because forearm and wrist could turn
+            against each other without limit there; 0.01 suffices and costs no accuracy.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BimanualIK:
         unroll: float = 0.0,
     ):
         self.damping, self.tolerance, self.max_steps, self.max_change = damping, tolerance, max_steps, max_change
-        self._draw = unroll**2 * np.array([name == "forearm_roll" for name in ARM_JOINTS], float)
+        self._pull = unroll**2 * np.array([name == "forearm_roll" for name in ARM_JOINTS], float)
         self.model = mujoco.MjModel.from_xml_path(str(ASSETS / "station.xml"))
         self.data = mujoco.MjData(self.model)
         self._joints = {arm: np.array([self.model.joint(f"{arm}_{name}").id for name in ARM_JOINTS]) for arm in ARMS}
@@ -51,7 +51,7 @@ class BimanualIK:
     def solve(
         self, arm: str, position: np.ndarray, rotation: np.ndarray, start: np.ndarray
     ) -> tuple[np.ndarray, float, float]:
-        """Joints that bring a tool centre point to a pose, searched from `start`.
+        """Joints that bring a tool centre point to a pose, by a search from `start`.
 
         Args:
             arm: "left" or "right".
@@ -60,8 +60,8 @@ class BimanualIK:
             start: (6,) rad.
 
         Returns:
-            joints (6,) within their ranges, and the remaining position error in m and rotation error in rad. Errors
-            above the tolerance mean that the pose is out of reach; the joints are then the nearest found.
+            joints (6,) within their ranges, and the remaining position error in m and rotation error in rad. If the
+            errors exceed the tolerance, the pose is out of reach, and the joints are the nearest that were found.
         """
         ids, site = self._joints[arm], self._sites[arm]
         dofs, limits = self.model.jnt_dofadr[ids], self.model.jnt_range[ids]
@@ -75,12 +75,12 @@ class BimanualIK:
             mujoco.mj_comPos(self.model, self.data)
             mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], site)
             J = jacobian[:, dofs]
-            # A joint that stands at its limit and is pushed further takes no part in this step.
+            # A joint at its limit that would move further is left out of this step.
             gradient = J.T @ error
             free = ~((joints <= limits[:, 0]) & (gradient < 0) | (joints >= limits[:, 1]) & (gradient > 0))
             J = J * free
-            draw = self._draw * free * np.cos(joints[4]) ** 8  # the wrist angle is 0 where it is stretched
-            change = np.linalg.solve(J.T @ J + np.diag(self.damping**2 + draw), J.T @ error - draw * joints)
+            pull = self._pull * free * np.cos(joints[4]) ** 8  # the wrist angle is 0 where it is stretched
+            change = np.linalg.solve(J.T @ J + np.diag(self.damping**2 + pull), J.T @ error - pull * joints)
             change *= min(1.0, self.max_change / (np.abs(change).max() + 1e-12))
             joints = np.clip(joints + change, limits[:, 0], limits[:, 1])
         at, facing = self.forward(arm, joints)
@@ -88,7 +88,7 @@ class BimanualIK:
         return joints, float(np.linalg.norm(position - at)), float(remaining)
 
     def nudge(self, arm: str, joints: np.ndarray, offset: np.ndarray, damping: float = 0.1) -> np.ndarray:
-        """Joints (6,) that move the tool centre point by about `offset` (3,) m and let it turn freely.
+        """Joints (6,) that move the tool centre point by about `offset` (3,) m; its orientation is free.
 
         One strongly damped step on the position alone: smooth in `joints` and `offset` even at singular poses.
         """

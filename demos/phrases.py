@@ -17,31 +17,30 @@ UNSEEN = {env_id: task.unseen_phrases for env_id, task in TASKS.items()}
 
 
 def phrasings(env_id: str, variant: str = "") -> list[str]:
-    """All sentences of the grammars of a task and way; none for a task that has no grammar."""
+    """All sentences of the grammars of a task and variant; none for an unknown task."""
     return [sentence for grammar in SEEN.get(env_id, {}).get(variant, ()) for sentence in expanded(grammar)]
 
 
 def sample_phrasings(env_id: str, variant: str, seed: int) -> list[str]:
-    """The phrasings that the demonstration of a seed is told with: some of all, from a stream of their own."""
+    """The phrasings of the instruction in the demonstration of a seed: a random selection."""
     known = phrasings(env_id, variant)
     rng = np.random.default_rng([seed, 0x5A])
     return [known[i] for i in rng.permutation(len(known))[:PHRASINGS_PER_EPISODE]]
 
 
 def instruction_for(env_id: str, variant: str, seed: int, unseen: bool = False) -> str | None:
-    """The instruction of the episode of a seed, in which a way is asked for; None if none are known."""
+    """The instruction of the episode of a seed that requests a variant; None for an unknown task."""
     known = UNSEEN.get(env_id, {}).get(variant, ()) if unseen else sample_phrasings(env_id, variant, seed)
     return known[seed % len(known)] if known else None
 
 
 def sample_instruction(env_id: str, seed: int) -> str:
-    """The instruction of the episode of a seed: one of the task's ways, any as often as the others; "" if none are
-    known."""
+    """The instruction of the episode of a seed, for a variant that the seed decides; "" for an unknown task."""
     return instruction_for(env_id, choose_variant(SEEN.get(env_id, {"": ()}), seed), seed) or ""
 
 
 def language_attributes(env_id: str, variant: str, seed: int, given: Sequence[str] = ()) -> dict[str, str | list[str]]:
-    """Of an episode's file: which way it went, and the words for that, those `given` or else some that are known."""
+    """Root attributes of a file: the variant, and the instruction in phrasings that are `given` or selected."""
     words = list(given) or sample_phrasings(env_id, variant, seed)
     return {**({"variant": variant} if variant else {}), **({"instruction": words} if words else {})}
 

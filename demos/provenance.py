@@ -1,7 +1,7 @@
-"""What determines a recording besides its settings: the scene, the code that plays it, the versions below.
+"""What determines a recording besides its settings: the scene, the code that runs in it, and package versions.
 
-A folder whose episodes come from two scenes or two experts is two data sets. What does not change the data does not
-count: comments, docstrings and layout, modules that no recording runs, packages other than `MATTERING`.
+Episodes of one folder must have the same provenance. What does not change the data is left out: comments, docstrings
+and layout, modules that no recording runs, packages other than `MATTERING`.
 """
 
 import ast

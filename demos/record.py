@@ -1,10 +1,10 @@
-"""Recording: exactly N successful episodes into a folder, on any number of processes, resumable.
+"""Records exactly N successful episodes into a folder, with any number of processes; resumable.
 
-Seeds are tried in order and episodes are numbered in the order of their seeds, so the dataset depends on the settings
-alone: not on the number of workers or machines, not on whether the recording was interrupted.
+Seeds are tried in order, and episodes are numbered in the order of their seeds. The dataset therefore depends on the
+settings only, not on the number of workers or machines, nor on interruptions.
 
-Numbers and seeds go on behind the highest ones in the folder. An episode that somebody deleted therefore stays away
-(unless it was the last one, of which nothing tells any more), and no file is ever replaced.
+Numbers and seeds continue after the highest ones in the folder: no file is replaced, and a deleted episode is not
+recorded again unless it was the last one.
 """
 
 import shutil
@@ -35,14 +35,14 @@ from envs.rollout import make_vector_env, rollout
 from envs.workers import LostWorker, WorkerPool
 
 MAX_REJECTED_IN_A_ROW = 100
-PENDING = ".pending"  # whole episodes that wait for their number; hidden from every reader
-POLL = 0.02  # s between two looks for what other ranks have recorded
-DONE = "done"  # among them: a sign to the other processes that there are enough
+PENDING = ".pending"  # folder of complete episodes without a number yet; readers skip it
+POLL = 0.02  # s between two polls for the episodes of other ranks
+DONE = "done"  # file in that folder: the recording is complete
 
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What is recorded; together with the software versions it determines every byte of the data.
+    """Settings of a recording; with the software versions they determine every byte of the data.
 
     Args:
         env_id: Gymnasium id of the task.
@@ -84,8 +84,8 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a recording came to: episodes in the folder, seeds on which the expert failed, and numbers below the
-    highest one that no file has."""
+    """The result of a recording: episodes in the folder, seeds on which the demonstrator failed, and missing numbers
+    below the highest one."""
 
     episodes: int
     rejected: int
@@ -93,7 +93,7 @@ class Recording:
 
 
 def spec_of(env: gym.Env | BimanualEnv) -> EpisodeSpec:
-    """What an environment's episodes contain, with the cameras that it observes."""
+    """The spec of an environment's episodes, with the cameras that it observes."""
     bimanual = env.unwrapped
     assert isinstance(bimanual, BimanualEnv)
     return EpisodeSpec(
@@ -115,20 +115,20 @@ def record(
     size: int = 1,
     wait: Callable[[], object] = lambda: None,
 ) -> Recording:
-    """Fill `folder` up to exactly `episodes` successful episodes; those already there count.
+    """Records until `folder` has exactly `episodes` successful episodes; existing ones count.
 
     Several processes, on machines that share the folder, may call this together: each tries its share of the seeds,
     and rank 0 numbers the episodes.
 
     Args:
-        workers: processes that simulate and write, of each rank.
+        workers: processes of each rank.
         progress: called with the numbers recorded and rejected so far, in rank 0.
         rank, size: which of how many callers this one is.
-        wait: returns when all of them have called it.
+        wait: a barrier of all callers.
 
     Raises:
         EpisodeError: the folder holds episodes recorded with other settings, by other code, in another scene or with
-            other versions of what matters (see `demos.provenance`), or the expert fails on and on.
+            other versions (see `demos.provenance`), or the demonstrator fails on many seeds in a row.
         EnvError: unknown task or camera.
     """
     recorder = _Recorder(config, folder)
@@ -150,9 +150,9 @@ def record(
     progress(recorded, rejected)
 
     def kept() -> str:
-        return f"{folder}: {recorded} episodes are kept, and the same command goes on from there"
+        return f"{folder}: {recorded} episodes are kept, and the same command continues from there"
 
-    with _ends_told(kept), _Pool(config, folder, recorder, workers) as run:
+    with _kept_reported(kept), _Pool(config, folder, recorder, workers) as run:
         running: deque[Callable[[], Path | None]] = deque()
         while recorded < episodes:
             while len(running) < run.ahead * size:
@@ -179,8 +179,8 @@ def record(
 
 
 @contextmanager
-def _ends_told(kept: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C and a lost process say what is kept."""
+def _kept_reported(kept: Callable[[], str]) -> Iterator[None]:
+    """Adds to Ctrl-C and to a lost process how many episodes are kept."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -190,7 +190,7 @@ def _ends_told(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
-    """Tries seeds for rank 0, a little ahead of it, until it has enough episodes."""
+    """Tries seeds for rank 0, a little ahead of it, until the recording is complete."""
     running: deque[tuple[int, Callable[[], Path | None]]] = deque()
     rest = iter(seeds)
     while not (pending / DONE).exists():
@@ -206,7 +206,7 @@ def _help(run: "_Pool", pending: Path, seeds: range, size: int) -> None:
 
 
 def _recorded_elsewhere(pending: Path, seed: int) -> Path | None:
-    """Waits for the episode of a seed that another rank tries."""
+    """Waits for the episode of a seed from another rank; None if it failed."""
     recorded, failed = pending / f"seed_{seed}.hdf5", pending / f"seed_{seed}.failed"
     while not failed.exists():
         if recorded.exists():
@@ -217,7 +217,7 @@ def _recorded_elsewhere(pending: Path, seed: int) -> Path | None:
 
 
 class _Recorder:
-    """One environment and one demonstrator that record episode after episode."""
+    """One environment and one demonstrator; records one episode per call."""
 
     def __init__(self, config: RecordConfig, folder: Path):
         self.config, self.folder = config, folder
@@ -247,7 +247,7 @@ class _Recorder:
 
 
 class _Pool:
-    """Runs a recorder here, or one in each of several processes."""
+    """Runs a recorder in this process, or one in each of several worker processes."""
 
     def __init__(self, config: RecordConfig, folder: Path, recorder: _Recorder, workers: int):
         self._here = recorder

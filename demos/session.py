@@ -69,7 +69,7 @@ class Pace:
 
 
 class Session:
-    """See the head of this file.
+    """Records demonstrations of one person, see the head of this file.
 
     Args:
         env_id: the task, by its Gymnasium id.

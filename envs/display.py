@@ -1,4 +1,4 @@
-"""Which library MuJoCo shall render with, where MUJOCO_GL does not say: decided without loading anything."""
+"""Chooses the library with which MuJoCo renders if MUJOCO_GL is not set, without loading any."""
 
 import os
 import platform
@@ -6,15 +6,15 @@ import re
 import socket
 
 GIVEN = os.environ.get("MUJOCO_GL", "")
-"""What MUJOCO_GL said before anything was chosen here."""
+"""MUJOCO_GL before the choice."""
 PATIENCE = 2.0  # s that a display has to answer
 HELLO = b"l\0\x0b\0\0\0\0\0\0\0\0\0"  # of an X client: little endian, version 11.0, no authorisation
 LOCAL = ("", "unix", "localhost", "127.0.0.1")
 
 
 def choose_gl() -> bool:
-    """Sets MUJOCO_GL to egl, a GPU's or Mesa's on a CPU, where there is no display on Linux; otherwise leaves the
-    choice to MuJoCo. A display on another machine is believed to be there: asking for it could take seconds.
+    """Sets MUJOCO_GL to egl, of a GPU or of Mesa on a CPU, on Linux without a display; otherwise leaves the choice to
+    MuJoCo. A display on another machine is assumed to exist: a check could take seconds.
 
     Returns:
         Whether it set it.
@@ -29,7 +29,7 @@ def choose_gl() -> bool:
 
 
 def display_answers(display: str) -> bool:
-    """Whether an X server answers under a name such as `:0` or `localhost:10.0`, to whatever it is asked."""
+    """Whether an X server answers at a display such as `:0` or `localhost:10.0`, with any answer."""
     named = re.fullmatch(r"(.*):(\d+)(\.\d+)?", display)
     if not named:
         return False

@@ -1,7 +1,8 @@
-"""MuJoCo, imported whatever MUJOCO_GL says, and its renderer, which says in one line why it cannot render.
+"""Imports MuJoCo with any value of MUJOCO_GL, and makes its renderer or says in one line why it cannot render.
 
-MuJoCo loads the library that MUJOCO_GL names as it is imported. Physics need none of it, so where that library cannot
-be loaded, MuJoCo is imported without one, and only who renders is told. All modules here take `mujoco` from this one.
+MuJoCo loads the library that MUJOCO_GL names on import. Physics does not need it: if the library cannot be loaded,
+MuJoCo is imported without one, and an error is raised only when something is rendered. All modules import `mujoco`
+from here.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -21,9 +22,9 @@ from envs.display import GIVEN, display_answers
 OFF = ("disable", "disabled", "off", "false", "0")
 DEFAULT = ("", "enable", "enabled", "on", "true", "1")
 KNOWN = {"Linux": ("egl", "osmesa", "glfw"), "Darwin": ("cgl", "glfw"), "Windows": ("wgl", "glfw")}
-"""System → what MUJOCO_GL may name there."""
+"""System → values of MUJOCO_GL."""
 
-_refusal: Exception | None = None  # of the library, as it was loaded
+_refusal: Exception | None = None  # raised as the library was loaded
 _rendered_by: int | None = None  # the process that made the first context
 _works = False  # a context was made already
 
@@ -39,12 +40,12 @@ except Exception as _error:  # PyOpenGL and MuJoCo raise many types
 
 
 def check_gl() -> None:
-    """Makes sure that pictures can be rendered here, by making a context once in a process.
+    """Checks that rendering works, by making a context once per process.
 
-    Where nobody set MUJOCO_GL and the display does not answer, EGL is taken, and a line on stderr says so.
+    If MUJOCO_GL is not set and the display does not answer, EGL is used, and a line on stderr says so.
 
     Raises:
-        EnvError: they cannot; names the variable to change, its value, and what would work.
+        EnvError: it does not; names the variable to change, its value, and what would work.
     """
     global _works
     if _works:
@@ -52,9 +53,9 @@ def check_gl() -> None:
     name = os.environ.get("MUJOCO_GL", "").lower().strip()
     system, display = platform.system(), os.environ.get("DISPLAY", "")
     if name in OFF:
-        raise EnvError(f"MUJOCO_GL={name} switches rendering off, and pictures are asked for; {_instead()}")
+        raise EnvError(f"MUJOCO_GL={name} switches rendering off, and images are needed; {_instead()}")
     if name not in DEFAULT + KNOWN.get(system, (name,)) and name != "glx":
-        raise EnvError(f"MUJOCO_GL={os.environ['MUJOCO_GL']} names nothing to render with; {_instead()}")
+        raise EnvError(f"MUJOCO_GL={os.environ['MUJOCO_GL']} is not a rendering library; {_instead()}")
     on_display = system == "Linux" and name not in ("egl", "osmesa")
     if on_display and display and not display_answers(display):
         reason = f"no X server answers at DISPLAY={display}"
@@ -74,11 +75,11 @@ def check_gl() -> None:
 
 
 def make_renderer(model: Any, height: int, width: int) -> Any:
-    """A `mujoco.Renderer` for pictures of this size.
+    """A `mujoco.Renderer` for images of this size.
 
     Raises:
-        EnvError: see `check_gl`; or the pictures are larger than the library can draw; or this process was forked from
-            one with a rendering context, and would wait for ever.
+        EnvError: see `check_gl`; or the images are too large for the library; or this process was forked from one with
+            a rendering context, and would hang.
     """
     if _rendered_by not in (None, os.getpid()):
         raise EnvError(
@@ -89,15 +90,15 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
     try:
         return mujoco.Renderer(model, height, width)
     except Exception as error:  # PyOpenGL and MuJoCo raise many types
-        raise EnvError(f"pictures of {height} × {width} cannot be rendered here: {_line(error)}") from error
+        raise EnvError(f"images of {height} × {width} cannot be rendered here: {_line(error)}") from error
 
 
 def _try_context() -> str:
-    """Makes a context and lets it go. Returns why that failed, "" if it did not."""
+    """Makes and frees a context. Returns the reason of a failure, or ""."""
     global _rendered_by
     if _refusal is not None:
         return _line(_refusal)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             _rendered_by = os.getpid()
@@ -110,17 +111,17 @@ def _try_context() -> str:
                 context.free()
         except Exception as error:  # PyOpenGL and MuJoCo raise many types
             return _line(error)
-    return _line(told[0].message) if told else "no context could be made"
+    return _line(caught[0].message) if caught else "no context could be made"
 
 
 def _module() -> Any:
-    """Where MuJoCo keeps the class of its contexts; it moved."""
+    """MuJoCo's module with the class of its contexts, which moved between versions."""
     names = ("mujoco.rendering.classic.gl_context", "mujoco.gl_context")
     return next(sys.modules[name] for name in names if name in sys.modules)
 
 
 def _reload() -> str:
-    """Lets MuJoCo choose again. Returns why that failed, "" if it did not."""
+    """Makes MuJoCo load its library again. Returns the reason of a failure, or ""."""
     global _refusal
     try:
         importlib.reload(_module())
@@ -131,7 +132,7 @@ def _reload() -> str:
 
 
 def _why(name: str, reason: str) -> str:
-    """The line for a library that cannot be used."""
+    """The error message for a library that cannot be used."""
     device, pyopengl = os.environ.get("MUJOCO_EGL_DEVICE_ID"), os.environ.get("PYOPENGL_PLATFORM", "")
     if pyopengl and "PYOPENGL_PLATFORM" in reason and name in ("egl", "osmesa"):
         return f"PYOPENGL_PLATFORM={pyopengl} does not go with MUJOCO_GL={name}; unset it"
@@ -160,7 +161,7 @@ def _instead(name: str = "") -> str:
 
 
 def _line(error: object) -> str:
-    """What lies behind an error in one line, without its end mark."""
+    """The cause of an error in one line, without a full stop."""
     cause = getattr(error, "__cause__", None) or error
     return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
 

@@ -1,6 +1,6 @@
-"""Worker processes that end when they must: with their parent, at Ctrl-C, and with one line when one of them is killed.
+"""Worker processes that end with their parent and at Ctrl-C; if one is killed, an error of one line says so.
 
-A terminal sends Ctrl-C to every process of a command. Only the main process handles it: workers are started with SIGINT
+A terminal sends Ctrl-C to every process of a command. Only the main process handles it: workers start with SIGINT
 blocked, and the main process ends them.
 """
 
@@ -31,15 +31,12 @@ GRACE = 3.0  # s that workers have to close their environments before they are k
 
 
 class LostWorker(EnvError):
-    """A worker process ended before its work was done, or could not be started."""
+    """A worker process ended early, or could not be started."""
 
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Processes that are started inside never receive SIGINT; one sent meanwhile reaches this process afterwards.
-
-    A blocked signal, unlike one that is ignored, is not lost. New processes inherit the mask.
-    """
+    """A context in which new processes inherit a blocked SIGINT. A SIGINT to this process is delivered afterwards."""
     resource_tracker.ensure_running()  # started later, it would unblock SIGINT
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -53,9 +50,9 @@ def interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def main_not_imported_again() -> Iterator[None]:
-    """A spawned process imports the script that was started, and all that it imports: here, seconds of torch for each.
+    """A context in which spawned processes do not import the main script, which takes seconds to import torch.
 
-    The environments need none of it, and a script without `if __name__ == "__main__"` would even run again.
+    Environments do not need it, and a script without `if __name__ == "__main__"` would run again.
     """
     main, names = sys.modules["__main__"], ("__file__", "__spec__")
     kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
@@ -69,7 +66,7 @@ def main_not_imported_again() -> Iterator[None]:
 
 
 class ParallelEnv(AsyncVectorEnv):
-    """Environments in a process each.
+    """Environments in one process each.
 
     Args:
         build: makes one environment; called in every worker, and once here.
@@ -102,28 +99,28 @@ class ParallelEnv(AsyncVectorEnv):
 
     def _check_spaces(self) -> None:
         self._started()  # all processes run; Ctrl-C need not wait until they have imported the simulator
-        with self._losses_named():
+        with self._lost_workers_named():
             super()._check_spaces()
 
     def reset(self, **settings: Any) -> Any:
-        with self._losses_named():
+        with self._lost_workers_named():
             return super().reset(**settings)
 
     def step(self, actions: Any) -> Any:
-        with self._losses_named():
+        with self._lost_workers_named():
             return super().step(actions)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        with self._losses_named():
+        with self._lost_workers_named():
             return super().call(name, *args, **kwargs)
 
     def set_attr(self, name: str, values: Any) -> None:
-        with self._losses_named():
+        with self._lost_workers_named():
             super().set_attr(name, values)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ends the workers: those that wait for a command are asked to, and after `timeout` s (default 3) killed;
-        those in the middle of one are killed at once, as all are with `terminate`.
+        """Ends the workers. Idle ones get `timeout` s (default 3) to close their environments; busy ones are killed at
+        once, as all are with `terminate`.
         """
         if not terminate and self._state == AsyncState.DEFAULT:
             for pipe in self.parent_pipes:
@@ -138,7 +135,7 @@ class ParallelEnv(AsyncVectorEnv):
                 pipe.close()
 
     @contextmanager
-    def _losses_named(self) -> Iterator[None]:
+    def _lost_workers_named(self) -> Iterator[None]:
         """A broken pipe → LostWorker."""
         try:
             yield
@@ -155,12 +152,12 @@ class ParallelEnv(AsyncVectorEnv):
 
 
 class WorkerPool:
-    """Several spawned processes that run functions; a context manager. Left by an exception, it ends them at once.
+    """Runs functions in several spawned processes. A context manager; an exception ends the processes at once.
 
     Args:
-        workers: how many processes at the most.
+        workers: maximal number of processes.
         initializer, initargs: called first in each of them.
-        flag: the flag of the command line that sets their number, for errors.
+        flag: the command-line flag for their number, for errors.
     """
 
     def __init__(
@@ -172,22 +169,22 @@ class WorkerPool:
             self._executor = ProcessPoolExecutor(
                 workers, multiprocessing.get_context("spawn"), _start, (initializer, initargs)
             )
-            # Each piece of work starts a process, which the executor watches from the next piece on: hence one more.
+            # Each submission starts a process, which the executor watches from the next submission on: hence one more.
             for _ in range(workers + 1):
                 self._executor.submit(int)
 
     def submit(self, function: Callable[..., Result], *args: Any) -> "Future[Result]":
-        """Starts `function(*args)` in one of the processes; `result` waits for what it returns."""
-        with interrupts_blocked(), self._losses_named(), refusals_named("worker processes", self.flag):
+        """Starts `function(*args)` in one of the processes; `result` waits for its value."""
+        with interrupts_blocked(), self._lost_workers_named(), refusals_named("worker processes", self.flag):
             return self._executor.submit(function, *args)
 
     def result(self, future: "Future[Result]") -> Result:
-        """What the function returned.
+        """The value of the function.
 
         Raises:
             LostWorker: a process was killed; all other work is lost with it.
         """
-        with self._losses_named():
+        with self._lost_workers_named():
             return future.result()
 
     def map(self, function: Callable[..., Result], *arguments: Any) -> list[Result]:
@@ -204,7 +201,7 @@ class WorkerPool:
         self._executor.shutdown(cancel_futures=True)
 
     @contextmanager
-    def _losses_named(self) -> Iterator[None]:
+    def _lost_workers_named(self) -> Iterator[None]:
         try:
             yield
         except BrokenProcessPool as error:
@@ -216,7 +213,7 @@ class WorkerPool:
 
 @contextmanager
 def refusals_named(what: str, flag: str) -> Iterator[None]:
-    """What the system refuses as processes are started → LostWorker, with what would work."""
+    """Errors of the system as processes start → LostWorker, with what would work."""
     try:
         yield
     except OSError as error:
@@ -232,7 +229,7 @@ def refusals_named(what: str, flag: str) -> Iterator[None]:
 
 
 def _work(*args: Any) -> None:
-    """gymnasium's worker, silent where its parent has ended."""
+    """gymnasium's worker; ends without a traceback if its parent has ended."""
     try:
         _async_worker(*args)
     except (EOFError, OSError):
@@ -249,7 +246,7 @@ def _start(initializer: Callable[..., object] | None, arguments: tuple) -> None:
 
 
 def _end_with_parent() -> None:
-    """An idle worker of a pool holds both ends of its pipes, so it would wait for ever for a parent that was killed."""
+    """An idle worker holds both ends of its pipes, so it would wait forever for a parent that was killed."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
@@ -264,7 +261,7 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
 
 
 def _fate(process: BaseProcess) -> str:
-    """How an ended process ended, in words."""
+    """How a process ended, in words."""
     code = process.exitcode or 0
     if code >= 0:
         return f"ended with exit code {code}"

@@ -81,8 +81,8 @@ def published(env_state: np.ndarray, giver: str = "right", number: int = 0) -> M
     return Motion({receiver: receiving, giver: giving}, together)
 
 
-# One hand is named, the one that receives: that both of "from the left to the right" are hands, a sentence's vector
-# tells, and which of them gives, it does not. The same of two blocks.
+# Phrases name one hand, the receiving one: sentence embeddings of "from the left to the right" and "from the right to
+# the left" are almost equal. The same holds for two blocks.
 PHRASES = (
     "{hand|pass|give} the COLOUR{cube|block} to the RECEIVER {hand|arm|gripper}",
     "the RECEIVER {hand|arm|gripper} {gets|receives|takes} the COLOUR{cube|box}",
