@@ -34,11 +34,12 @@ other modules than these open HDF5.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -50,7 +51,15 @@ from demos.folders import find_all_episodes as find_all_episodes
 from demos.folders import find_episodes as find_episodes
 from demos.frames import camera_sizes, read_encoded
 from demos.hdf5_checks import NOT_WHOLE, failures_named, find, refuse_special
-from demos.spec import FORMAT_VERSION, EpisodeError, EpisodeSpec, JpegColors
+from demos.robot import Robot
+from demos.spec import (
+    FORMAT_VERSION,
+    ActionSemantics,
+    EpisodeError,
+    EpisodeSpec,
+    JpegColors,
+    default_action_names,
+)
 
 STORED_NAMES = {"way": "variant"}  # root attributes, old → new
 FPS_TOLERANCE = 0.02  # of clocks that measure the same rate
@@ -80,6 +89,7 @@ class Episode:
         instructions: phrasings of what was told to do; empty where the file does not tell.
         attributes: all root attributes, as plain types.
         notes: sentences about what was assumed or left out, the same for all files of which it is true.
+        guessed: the fields of `spec` (robot, action_semantics) that the numbers suggest, since the file does not say.
 
     Args:
         path: the file.
@@ -87,12 +97,21 @@ class Episode:
             with None each must be usable. In files of this toolkit all must be.
         jpeg_colors: the order of the colours in JPEG and PNG images: bgr as OpenCV encodes RGB without a conversion,
             rgb true colours; auto is the file's attribute jpeg_colors, else bgr, as the originals write.
+        robot, action_semantics: in place of what the file says, or of what its numbers suggest.
 
     Raises:
         EpisodeError: names file, dataset, what is wrong and what would work.
     """
 
-    def __init__(self, path: str | Path, *, cameras: Sequence[str] | None = None, jpeg_colors: JpegColors = "auto"):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        cameras: Sequence[str] | None = None,
+        jpeg_colors: JpegColors = "auto",
+        robot: Robot | None = None,
+        action_semantics: ActionSemantics | None = None,
+    ):
         self.path = Path(path)
         self._file: h5py.File | None = None
         with self._reading() as file:
@@ -114,8 +133,7 @@ class Episode:
             self.qpos: np.ndarray = reader.array("/observations/qpos", ("steps", "joints"))
             self.length, joints = self.qpos.shape
             self.qvel: np.ndarray | None = reader.optional_array("/observations/qvel", self.qpos.shape)
-            robot = reader.robot(joints)
-            own = (len(get("action_names", robot.joint_names)),) if self.ours else ("any",)
+            own = (len(get("action_names", range(joints))),) if self.ours else ("any",)
             self.action: np.ndarray = reader.array("/action", (self.length, *own))
             self.expert_action = reader.array("/expert_action", self.action.shape, optional=True)
             self.effort = reader.optional_array("/observations/effort", self.qpos.shape)
@@ -126,19 +144,31 @@ class Episode:
             self.instructions = reader.instructions(self.length)
             self._exchanged = (get("jpeg_colors", "bgr") if jpeg_colors == "auto" else jpeg_colors) == "bgr"
             sizes, self._layouts = camera_sizes(reader, self.length, cameras)
+            known = self._fitted(robot, get("fps")) if robot else reader.robot(self.qpos, self.action)
+            semantics = action_semantics or reader.semantics(self.qpos, self.action, known)
             self.spec = EpisodeSpec(
-                robot,
+                known,
                 cameras=sizes,
                 env_ids=tuple(get("env_id", "").split()),
                 task=get("task", ""),
                 env_state_dim=0 if self.env_state is None else self.env_state.shape[1],
-                action_semantics=get("action_semantics", "absolute_joints"),
-                action_names=reader.action_names(robot.joint_names, self.action.shape[1]),
+                action_semantics=semantics,
+                action_names=reader.action_names(known.joint_names, self.action.shape[1]),
             )
             if not self.ours:
                 reader.notes += self._assumptions(jpeg_colors)
                 reader.note_unread()
         self.notes: tuple[str, ...] = tuple(dict.fromkeys(reader.notes))
+        self.guessed = frozenset(reader.guessed)
+
+    def _fitted(self, robot: Robot, fps: float | None) -> Robot:
+        """A robot that was given from outside, at the rate that the file says."""
+        names, joints = self.attributes.get("joint_names"), self.qpos.shape[1]
+        if len(robot.joint_names) != joints:
+            raise self._error(f"has {joints} joints; the given robot has {len(robot.joint_names)}")
+        if names and sorted(names) == sorted(robot.joint_names):
+            robot = robot.reordered(names)
+        return robot if fps is None else replace(robot, control_hz=float(fps))
 
     def _assumptions(self, jpeg_colors: JpegColors) -> Iterator[str]:
         """What a file of another recorder does not say."""
@@ -215,6 +245,8 @@ def check_dataset(
     several_tasks: bool = False,
     cameras: Sequence[str] | None = None,
     jpeg_colors: JpegColors = "auto",
+    robot: Robot | None = None,
+    action_semantics: ActionSemantics | None = None,
 ) -> EpisodeSpec:
     """Opens and checks every episode. Returns the spec they share; EpisodeError names the first that differs.
 
@@ -224,20 +256,22 @@ def check_dataset(
             tasks, and no object poses.
         cameras: those that will be looked at; of the others the spec has those that all episodes share. None: all of
             every episode must agree.
-        jpeg_colors: see `Episode`.
+        jpeg_colors, robot, action_semantics: see `Episode`.
 
-    Where one of two files is of another recorder, their `task` texts may differ, and their fps by 2 %.
+    Where one of two files is of another recorder, their `task` texts may differ, and their fps by 2 %. Where the
+    numbers of a file say what its robot or its actions are, those of all files say it together.
     """
-    opened = (
-        each if isinstance(each, Episode) else Episode(each, cameras=cameras, jpeg_colors=jpeg_colors)
-        for each in episodes
-    )
-    first = next(opened)
+    given: Any = {"cameras": cameras, "jpeg_colors": jpeg_colors, "robot": robot, "action_semantics": action_semantics}
+    opened = [
+        _Opened(each.path, each.spec, each.ours, each.guessed)
+        for each in (each if isinstance(each, Episode) else Episode(each, **given) for each in episodes)
+    ]
+    first, *others = _with_common_guesses(opened)
     spec, env_ids = first.spec, dict.fromkeys(first.spec.env_ids)
     if unknown := [name for name in cameras or () if name not in spec.cameras]:
         known = ", ".join(spec.cameras) or "none"
         raise EpisodeError(f"camera {unknown[0]} is not in {first.path.parent}; its cameras: {known}")
-    for episode in opened:
+    for episode in others:
         other = episode.spec
         if several_tasks:
             env_ids |= dict.fromkeys(other.env_ids)
@@ -258,3 +292,32 @@ def check_dataset(
                 hint = f"; --cameras {' '.join(shared)} takes the cameras that both have"
             raise EpisodeError(f"{episode.path} does not go with {first.path}: {'; '.join(differences)}{hint}")
     return spec if len(env_ids) <= 1 else replace(spec, env_ids=tuple(env_ids), task="", env_state_dim=0)
+
+
+class _Opened(NamedTuple):
+    """What is compared of an episode."""
+
+    path: Path
+    spec: EpisodeSpec
+    ours: bool
+    guessed: frozenset[str]
+
+
+def _with_common_guesses(opened: Sequence[_Opened]) -> list[_Opened]:
+    """The same with one guess for all: what files say themselves, or else what the numbers of most files suggest."""
+    found = list(opened)
+    for field in ("robot", "action_semantics"):
+        values = [getattr(each.spec, field) for each in found]
+        values = [replace(value, control_hz=50.0) if isinstance(value, Robot) else value for value in values]
+        told = [value for each, value in zip(found, values, strict=True) if field not in each.guessed]
+        [(common, _)] = Counter(told or values).most_common(1)
+        for i, each in enumerate(found):
+            if field not in each.guessed or values[i] == common:
+                continue
+            if field == "robot" and len(common.joint_names) == len(each.spec.joint_names):
+                names = default_action_names(common.joint_names, each.spec.action_dim)
+                robot = replace(common, control_hz=each.spec.fps)
+                found[i] = each._replace(spec=replace(each.spec, robot=robot, action_names=names))
+            elif field == "action_semantics":
+                found[i] = each._replace(spec=replace(each.spec, action_semantics=common))
+    return found

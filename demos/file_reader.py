@@ -6,6 +6,7 @@ those of many files are equal.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,17 @@ import h5py
 import numpy as np
 
 from demos import attributes
+from demos.guesses import guess_semantics, is_aloha, with_units_of
 from demos.hdf5_checks import UnfitError, check_size, failures_named, find
-from demos.robot import ALOHA_JOINTS, Robot
-from demos.spec import ACTION_LAYOUT, EpisodeError, known_robot, largest
+from demos.robot import ALOHA, Robot
+from demos.spec import (
+    ACTION_LAYOUT,
+    ActionSemantics,
+    EpisodeError,
+    default_action_names,
+    known_robot,
+    largest,
+)
 
 INSTRUCTIONS = ("instruction", "instructions", "language_raw", "language_instruction", "language_instructions")
 ARRAYS = ("action", "expert_action", "base_action", "reward", "human", "qpos", "qvel", "effort", "env_state")
@@ -32,12 +41,14 @@ class FileReader:
         attributes: its root attributes, as plain types.
         ours: it names its format_version.
         notes: what was assumed and left out so far.
+        guessed: fields of the spec that the file does not say, read off its numbers.
     """
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self.file = path, file
         self.attributes, self.notes = attributes.read_attributes(file)
         self.ours = "format_version" in self.attributes
+        self.guessed: set[str] = set()
 
     def error(self, what: str) -> EpisodeError:
         return EpisodeError(f"{self.path}: {what}")
@@ -119,33 +130,57 @@ class FileReader:
             return self.stored_robot.in_rad
         return self.attributes.get("action_layout") == ACTION_LAYOUT
 
-    def robot(self, joints: int) -> Robot:
-        """The robot of a file with so many joints."""
-        names, fps = self.joint_names(joints), float(self.attributes.get("fps", 50.0))
+    def robot(self, qpos: np.ndarray, action: np.ndarray) -> Robot:
+        """The robot of a file with these joint positions and actions, as far as it is known."""
+        names = self._names("joint_names", qpos.shape[1], self._described_names(qpos.shape[1]))
+        fps, layout = self.attributes.get("fps"), self.attributes.get("action_layout", ACTION_LAYOUT)
         if self.stored_robot is not None and self.stored_robot.joint_names == names:
             return self.stored_robot
-        return known_robot(names, fps, self.attributes.get("action_layout", ACTION_LAYOUT))
+        if not self.ours and "joint_names" not in self.attributes:
+            self.guessed.add("robot")
+            if is_aloha(qpos, action, fps):
+                self.notes.append(
+                    "joints have no names: taken as ALOHA's, whose limits they keep; --robot names others"
+                )
+                return replace(ALOHA, control_hz=float(fps or 50.0))
+        robot = known_robot(names, float(fps or 50.0), layout)
+        if self.ours or not robot.has_kinematics:
+            return robot
+        robot, note = with_units_of(robot, qpos)
+        self.notes += [note] if note else []
+        return robot
 
-    def joint_names(self, joints: int) -> tuple[str, ...]:
-        default = ALOHA_JOINTS if joints == len(ALOHA_JOINTS) else tuple(f"joint_{i}" for i in range(joints))
-        described = default if self.stored_robot is None else self.stored_robot.joint_names
-        return self._names("joint_names", joints, described, default)
+    def _described_names(self, joints: int) -> tuple[str, ...]:
+        if self.stored_robot is not None:
+            return self.stored_robot.joint_names
+        if self.ours and joints == len(ALOHA.joint_names):
+            return ALOHA.joint_names
+        return tuple(f"joint_{i}" for i in range(joints))
+
+    def semantics(self, qpos: np.ndarray, action: np.ndarray, robot: Robot) -> ActionSemantics:
+        """What actions command: as the file says it, or as the numbers do."""
+        if (told := self.attributes.get("action_semantics")) is not None or self.ours:
+            return told or "absolute_joints"
+        self.guessed.add("action_semantics")
+        guess, why = guess_semantics(qpos, action, robot)
+        if guess != "absolute_joints" or action.shape[1] != qpos.shape[1]:
+            words = guess.replace("_", " ").replace("ee", "end effector")
+            self.notes.append(f"actions are taken as {words}, since {why}; --action-semantics says otherwise")
+        return guess
 
     def action_names(self, joint_names: tuple[str, ...], columns: int) -> tuple[str, ...]:
         """Names of an action's columns: those of the joints where it has as many, or more than these."""
-        more = tuple(f"action_{i}" for i in range(len(joint_names), columns))
-        default = joint_names + more if columns >= len(joint_names) else tuple(f"action_{i}" for i in range(columns))
-        return self._names("action_names", columns, default, default)
+        return self._names("action_names", columns, default_action_names(joint_names, columns))
 
-    def _names(self, attribute: str, columns: int, given: Sequence[str], default: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(self.attributes.get(attribute, given))
+    def _names(self, attribute: str, columns: int, default: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(self.attributes.get(attribute, default))
         if len(names) == columns:
             return names
         what = "joints" if attribute == "joint_names" else "columns of the action"
         if self.ours:
             raise self.error(f"attribute {attribute} has {len(names)} names for {columns} {what}")
         self.notes.append(f"attribute {attribute} has not as many names as there are {what}: left out")
-        return default
+        return default if len(default) == columns else tuple(f"{attribute[:-6]}_{i}" for i in range(columns))
 
     def _column_name(self, array: str, columns: int, column: int) -> str:
         """For errors."""

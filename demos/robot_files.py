@@ -99,28 +99,6 @@ def robot_from_model(model: Any, joint_names: Sequence[str] | None = None, contr
     return Robot(names, tuple(arms), control_hz, units, tuple(tree.limit(joint) for joint in columns))
 
 
-def with_units_of(robot: Robot, qpos: np.ndarray) -> tuple[Robot, str]:
-    """The robot in the units that keep `qpos`, (T, J), within its limits; and a note if they are not rad."""
-    turning = [i for i, unit in enumerate(robot.units) if unit == "rad" and robot.limits and robot.limits[i]]
-    turning = [i for i in turning if i not in robot.grippers]
-    if not turning:
-        return robot, ""
-    low, high = np.array([robot.limits[i] for i in turning]).T
-    values, slack = qpos[:, turning], 0.1 * (high - low)
-
-    def share(scaled: np.ndarray) -> float:
-        return float(((scaled >= low - slack) & (scaled <= high + slack)).mean())
-
-    shares: dict[Unit, float] = {"rad": share(values), "deg": share(np.radians(values))}
-    shares["percent"] = float((np.abs(values) <= 105).mean()) - 0.01
-    best = "rad" if shares["rad"] > 0.99 else max(shares, key=lambda unit: shares[unit])
-    if best == "rad":
-        return robot, ""
-    units = tuple(best if i in turning else unit for i, unit in enumerate(robot.units))
-    words = {"deg": "degrees", "percent": "-100 … 100"}[best]
-    return replace(robot, units=units), f"joint positions are read as {words}: as rad they are outside the limits"
-
-
 def _in_order(robot: Robot, joint_names: Sequence[str]) -> Robot:
     if sorted(robot.joint_names) != sorted(joint_names) and len(robot.joint_names) == len(joint_names):
         return replace(robot, joint_names=tuple(joint_names))

@@ -181,6 +181,13 @@ def known_robot(joint_names: Sequence[str], control_hz: float, action_layout: st
     return Robot.from_joint_names(joint_names, control_hz).without_kinematics()
 
 
+def default_action_names(joint_names: tuple[str, ...], columns: int) -> tuple[str, ...]:
+    """Names of so many columns of an action: the joints', and more numbers behind them; only numbers if there are fewer
+    columns than joints."""
+    named = joint_names if columns >= len(joint_names) else ()
+    return (*named, *(f"action_{i}" for i in range(len(named), columns)))
+
+
 def largest(name: str, in_rad: bool) -> float:
     """The largest magnitude that a value of the array `name` can have; what lies beyond is an accident.
 

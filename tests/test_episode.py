@@ -107,11 +107,14 @@ def test_travels_to_other_processes(path: Path):
 # Files of others
 
 
-def write_original(path: Path, sim: bool = True, cameras: tuple[str, ...] = ("top",)) -> dict[str, np.ndarray]:
+def write_original(
+    path: Path, sim: bool = True, cameras: tuple[str, ...] = ("top",), scale: float = 9.0
+) -> dict[str, np.ndarray]:
+    """As ACT records; joints from 0 to `scale`: up to 1 they keep ALOHA's limits."""
     rng = np.random.default_rng(1)
     data: dict[str, np.ndarray] = {
-        "action": rng.normal(size=(STEPS, 14)),
-        "observations/qpos": rng.normal(size=(STEPS, 14)),
+        "action": rng.uniform(0, scale, size=(STEPS, 14)),
+        "observations/qpos": rng.uniform(0, scale, size=(STEPS, 14)),
         "observations/qvel": rng.normal(size=(STEPS, 14)),
     }
     if not sim:
@@ -126,9 +129,10 @@ def write_original(path: Path, sim: bool = True, cameras: tuple[str, ...] = ("to
 
 
 def test_original_simulation_file(tmp_path: Path):
-    data = write_original(tmp_path / "episode_0.hdf5")
+    data = write_original(tmp_path / "episode_0.hdf5", scale=1.0)
     episode = Episode(tmp_path / "episode_0.hdf5")
     assert episode.spec == EpisodeSpec(ALOHA, cameras={"top": (6, 8)})
+    assert sum("ALOHA" in note for note in episode.notes) == 1
     assert (episode.sim, episode.action_offset, episode.seed, episode.success) == (True, 0, None, None)
     np.testing.assert_array_equal(episode.action, data["action"].astype(np.float32))  # float64 is welcome
     np.testing.assert_array_equal(episode.frames("top"), data["observations/images/top"])
