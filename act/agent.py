@@ -1,4 +1,11 @@
-"""The door between an environment and a trained policy: numpy comes in, numpy goes out."""
+"""A trained policy as an agent for environments: NumPy observations in, NumPy actions out.
+
+policy = load_policy("runs/cube")
+agent = agent_from(policy)
+observation, info = env.reset(seed=100_000)
+agent.reset([100_000])
+action = agent.act(observation)  # one environment; agent(observations) takes N at once
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from act.agent_settings import AgentSettings
 from act.chunking import ChunkExecutor
-from act.device import autocast
+from act.device import autocast, pick_dtype
 from act.memory import memory_named
 from act.policies.base import Observation, Policy
 from act.policies.config import Sample
@@ -18,21 +26,20 @@ class PolicyAgent:
 
     Args:
         policy: in evaluation mode, on the device where it is to run.
-        executor: how its chunks become actions.
-        compile: compile the policy for each size of batch: a minute at the first query, faster ones afterwards, on
-            CUDA as one graph.
-        dtype: of the policy's matrix products; its inputs and answers are float32 in any case.
-        sample: what decides between several ways of going on, if the policy knows several: "mean" none but the policy,
-            "episode" chance, once an episode, "chunk" chance, at every look. Each episode has random numbers of its
-            own, which follow from its seed, and, of a seed that a wave holds several times, from which time it is.
-        instruct: what the policy is told to do in the episode of a seed, if it is told; None is to say nothing.
+        executor: turns chunks into actions.
+        compile: compile the policy for each batch size: the first query takes a minute, later ones are faster, on CUDA
+            as one graph.
+        dtype: of the policy's matrix products; inputs and actions are float32 in any case.
+        sample: "mean": deterministic chunks. "episode": one noise sample per episode. "chunk": a new sample at every
+            query. Each episode has its own noise, a function of its seed and, where a wave holds a seed several times,
+            of the number among these.
+        instruct: seed of an episode → its instruction; None: no instruction.
 
     Attributes:
-        first_sample: number of the first of a wave's episodes among those of its seed; 0 unless earlier ones were left
-            out.
-        cameras: the cameras it looks at.
-        latencies: seconds of each query of the policy, copies to and from the device included. The first query is
-            left out: it pays for the warming up.
+        first_sample: number of a wave's first episode among those of its seed; 0 unless earlier ones were left out.
+        cameras: the cameras that the policy needs.
+        latencies: seconds of each query of the policy, with copies to and from the device; without the first query,
+            which includes the warm-up.
     """
 
     def __init__(
@@ -57,8 +64,8 @@ class PolicyAgent:
         if compile:
             self._answer = torch.compile(policy.predict, mode="reduce-overhead", dynamic=False)
 
-    def reset(self, seeds: Sequence[int], observation: Mapping[str, np.ndarray]) -> None:
-        """A new wave of N = len(seeds) episodes begins."""
+    def reset(self, seeds: Sequence[int] = (0,), observation: Mapping[str, np.ndarray] | None = None) -> None:
+        """Begins a new wave of N = len(seeds) episodes. The observation is not used: other agents need it."""
         self.executor.reset(len(seeds))
         times = [self.first_sample + list(seeds[:i]).count(seed) for i, seed in enumerate(seeds)]
         self._chances = [
@@ -70,12 +77,16 @@ class PolicyAgent:
         self._memory: dict[str, torch.Tensor] = {}
 
     def needs_images(self) -> bool:
-        """Will the next call need images?"""
+        """Whether the next call reads images."""
         return bool(self.cameras) and self.executor.needs_chunk
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Observations with a leading N → actions (N, A) float32. Images are read only if `needs_images`."""
         return self.executor.step(self._predict(observation) if self.executor.needs_chunk else None)
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same for one environment: an observation of `gym.Env` → its action (A,) float32."""
+        return self({name: np.asarray(value)[None] for name, value in observation.items()})[0]
 
     def _told(self, seeds: Sequence[int]) -> torch.Tensor | None:
         """(N, text_dim)"""
@@ -108,3 +119,27 @@ class PolicyAgent:
             self.latencies.append(time.perf_counter() - start)
         self._warm = True
         return chunk
+
+
+def agent_from(
+    policy: Policy, settings: AgentSettings | None = None, instruct: Callable[[int], str | None] | None = None
+) -> PolicyAgent:
+    """The agent of a policy: the only place that turns settings into a `PolicyAgent`.
+
+    Args:
+        policy: see `act.checkpoint.load_policy`.
+        settings: None: the defaults, as scripts/rollout.py has them.
+        instruct: seed of an episode → its instruction. None: `settings.instruction` in every episode.
+
+    Raises:
+        ConfigError: the settings do not fit the policy's chunk size.
+    """
+    settings = settings or AgentSettings()
+    return PolicyAgent(
+        policy,
+        settings.executor(policy.chunk_size, policy.spec.relative),
+        settings.compile,
+        pick_dtype(settings.dtype, next(policy.parameters()).device),
+        settings.sample,
+        instruct or (lambda seed: settings.instruction),
+    )

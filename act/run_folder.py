@@ -12,7 +12,7 @@ checkpoint that a run resumes from. So a kill at any moment costs the steps sinc
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,21 @@ class RunFolder:
         """Forgets what metrics.jsonl tells about later steps."""
         kept = [record for record in self.history() if record["step"] <= step]
         write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def describe_data(data: Sequence[Path], folder: Path) -> dict[str, list[str | None]]:
+    """Where the data of a run in `folder` are, as config.json holds it and `find_data` reads it."""
+    return {
+        "data": [str(each.absolute()) for each in data],
+        "data_from_run": [_relative(each, folder) for each in data],
+    }
+
+
+def _relative(path: Path, start: Path) -> str | None:
+    try:
+        return os.path.relpath(path.resolve(), start.resolve())
+    except ValueError:  # another drive of Windows
+        return None
 
 
 def find_data(stored: dict, folder: Path) -> tuple[Path, ...]:

@@ -1,5 +1,5 @@
-"""From settings to a policy that acts: the one way in which rollouts, evaluation in training, the viewer, teleoperation
-and benchmarks build agents and the environments for them.
+"""Agents and environments for a policy in a simulated task: for rollouts, evaluation in training, the viewer,
+teleoperation and experiments.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,16 @@ if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a policy in the episode of a seed."""
+    """What is requested of a policy in the episode of a seed."""
 
     variant: Callable[[int], str]
-    """Seed → the variant of the task that is asked for; "" for any."""
+    """Seed → the requested variant of the task; "" for any."""
     instruction: Callable[[int], str | None]
-    """Seed → the words; None: no instruction."""
+    """Seed → the instruction; None: none."""
 
 
 def request_for(settings: AgentSettings, policy: "Policy", task: str) -> Request:
-    """What `settings` ask of a policy in a task, given by its Gymnasium id.
+    """What `settings` request of a policy in a task, given by its Gymnasium id.
 
     Raises:
         ConfigError: the task has no such variant, or the policy takes no instructions.
@@ -56,7 +56,7 @@ def request_for(settings: AgentSettings, policy: "Policy", task: str) -> Request
 
 
 def resolved(settings: AgentSettings, policy: "Policy") -> AgentSettings:
-    """The settings with the horizon and the precision that the policy and its device decide: what results store."""
+    """The settings as results store them: with the horizon of the policy and the precision of its device."""
     from act.device import pick_dtype
 
     dtype = pick_dtype(settings.dtype, next(policy.parameters()).device)
@@ -64,23 +64,15 @@ def resolved(settings: AgentSettings, policy: "Policy") -> AgentSettings:
     return replace(settings, horizon=settings.horizon or policy.horizon, dtype=name)
 
 
-def agent_from(settings: AgentSettings, policy: "Policy", task: str) -> "PolicyAgent":
-    """The agent of a policy in a task, given by its Gymnasium id; "" for none.
+def agent_for(settings: AgentSettings, policy: "Policy", task: str) -> "PolicyAgent":
+    """`act.agent.agent_from` with the instructions of a task, given by its Gymnasium id; "" for none.
 
     Raises:
         ConfigError: the settings do not fit the policy or the task.
     """
-    from act.agent import PolicyAgent
-    from act.device import pick_dtype
+    from act.agent import agent_from
 
-    return PolicyAgent(
-        policy,
-        settings.executor(policy.chunk_size, policy.spec.relative),
-        settings.compile,
-        pick_dtype(settings.dtype, next(policy.parameters()).device),
-        settings.sample,
-        request_for(settings, policy, task).instruction,
-    )
+    return agent_from(policy, settings, request_for(settings, policy, task).instruction)
 
 
 def envs_for(
@@ -89,7 +81,7 @@ def envs_for(
     """Environments of a task with the cameras of a policy.
 
     Raises:
-        ConfigError: the task does not show or take what the policy was trained with.
+        ConfigError: the task's observations or actions are not those that the policy was trained with.
         EnvError: there is no such task.
     """
     from act.checkpoint import check_env_matches
@@ -106,11 +98,11 @@ def tasks_of(checkpoint: Path, spec: EpisodeSpec, task: str | None, several: boo
     """Gymnasium ids of the tasks that --task names for a policy.
 
     Args:
-        spec: what the policy was trained on.
+        spec: of the episodes that the policy was trained on.
         task: None for the only one; "all", if there may be `several`, for all of them.
 
     Raises:
-        ConfigError: the policy learnt several, none, or others.
+        ConfigError: the policy was trained on several tasks, on none, or on others.
         EnvError: there is no such task.
     """
     learnt, everything = ", ".join(map(short_name, spec.env_ids)), several and task == "all"

@@ -28,7 +28,7 @@ from envs import short_name
 from envs.results import EpisodeResult, evaluate, summarize
 from envs.video import VideoRecorder
 from envs.workers import LostWorker
-from scripts.acting import agent_from, envs_for, request_for, resolved, tasks_of
+from scripts.acting import agent_for, envs_for, request_for, resolved, tasks_of
 from scripts.common import run
 from scripts.outputs import check_file, check_folder, keep
 from scripts.tracking import Tracker
@@ -105,7 +105,7 @@ def main(args: Args) -> None:
         for task in tasks:
             place = video_dir / short_name(task) if len(tasks) > 1 else video_dir
             films = {seed: place / f"seed_{seed}.mp4" for seed in seeds[: args.videos]}
-            agent = agent_from(args.agent, policy, task)
+            agent = agent_for(args.agent, policy, task)
             mine: list[EpisodeResult] = []
             try:
                 roll_out(args, task, agent, seeds[world.rank :: world.size], films, mine)

@@ -24,7 +24,7 @@ from demos.phrases import SEEN, phrasings
 from demos.session import Session
 from demos.teleop import TeleopAgent
 from envs import TASKS, EnvError, env_id
-from scripts.acting import agent_from, tasks_of
+from scripts.acting import agent_for, tasks_of
 from scripts.common import run
 from scripts.outputs import check_folder, only_writer
 
@@ -130,7 +130,7 @@ def _correcting(args: Args) -> tuple[TeleopAgent, str, dict[str, tuple[int, int]
             [words] if words else [text for way in SEEN.get(task, ()) for text in phrasings(task, way)]
         )
     # Without ensembling: chunks from before a correction must not be averaged in.
-    agent = agent_from(AgentSettings(instruction=words, n_action_steps=-(-policy.chunk_size // 2)), policy, task)
+    agent = agent_for(AgentSettings(instruction=words, n_action_steps=-(-policy.chunk_size // 2)), policy, task)
     return TeleopAgent(agent), task, dict(policy.spec.cameras), {"policy": str(checkpoint)}
 
 

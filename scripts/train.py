@@ -18,10 +18,8 @@ On several GPUs or machines torchrun starts one process for each; --batch-size i
 import scripts.early  # noqa: F401
 
 # isort: split
-import os
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,14 +29,14 @@ from tyro.conf import OmitArgPrefixes, Suppress
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from act.policies import POLICIES, make_policy, policy_name
+from act.policies import POLICIES, policy_name
 from act.policies.config import AnsweringConfig
 from act.presets import settings
 from act.run_folder import RunFolder, find_checkpoint, find_data
 from act.threads import Threads
 from act.train_config import TrainConfig
 from demos.episode import find_all_episodes
-from demos.notes import dataset_notes
+from demos.spec import EpisodeSpec
 from scripts.common import Terminated, end_at_once, run
 from scripts.outputs import check_folder, only_writer
 from scripts.tracking import Tracker
@@ -46,7 +44,7 @@ from scripts.wandb_run import Mode, mode_from
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.distributed import World
-    from act.language import InstructionEncoder
+    from act.fit import Evaluate
     from act.policies import Policy
 
 SELECTION_SEEDS = 50_000
@@ -87,18 +85,6 @@ class Args:
     """The text encoder that the command line names, not config.json: only this one runs, or minilm."""
     policy: Annotated[AnsweringConfig, OmitArgPrefixes]
     training: Annotated[TrainConfig, OmitArgPrefixes]
-
-    def settings(self) -> dict[str, Any]:
-        """Flat, as config.json holds them."""
-        own = {
-            "data": [str(folder.absolute()) for folder in self.data],
-            "data_from_run": [_relative(folder, self.out) for folder in self.data],
-            "init": None if self.init is None else str(self.init.absolute()),
-            "preset": self.preset,
-            "policy": self.family,
-            "eval_episodes": self.eval_episodes,
-        }
-        return own | asdict(self.policy) | asdict(self.training)
 
 
 @dataclass(frozen=True)
@@ -159,158 +145,69 @@ def main(args: Args) -> int:
     """Trains, and returns the exit code: 130 if Ctrl-C came first."""
     mode_from(args.wandb, "offline")  # or it raises, before the data are read
     check_folder("--out", args.out)
-    (paths, notes), threads = find_all_episodes(args.data), Threads(args.training.threads)
+    find_all_episodes(args.data)  # or it raises, before torch is imported
+    threads = Threads(args.training.threads)
     with only_writer(args.out, "training"):
-        return train_on(args, paths, threads, notes)
+        from act.distributed import join_world
+
+        with join_world() as world:
+            return train(args, world, threads)
 
 
-def train_on(args: Args, paths: Sequence[Path], threads: Threads, notes: Sequence[str] = ()) -> int:
-    """`main`, on the episodes in `paths`."""
-    from act.distributed import join_world
+def train(args: Args, world: "World", threads: Threads) -> int:
+    """`main` in one of the processes that torchrun started, or in the only one."""
+    from act.fit import prepare
 
-    with join_world() as world:
-        for note in notes if world.is_main else ():
-            print(f"note: {note}")
-        return train(args, paths, world, threads)
-
-
-def train(args: Args, paths: Sequence[Path], world: "World", threads: Threads) -> int:
-    """The same in one of the processes that torchrun started, or the only one."""
-    import torch
-
-    from act.checkpoint import start_from
-    from act.curves import plot_curves
-    from act.dataset import ChunkDataset
-    from act.device import pick_device
-    from act.memory import memory_named
-    from act.sampling import ShuffledStarts
-    from act.train import Trainer
-
-    config, folder = args.training, RunFolder(args.out)
-    device = pick_device(world.device(config.device))
-    torch.manual_seed(config.seed)
-    dataset = ChunkDataset(
-        paths,
-        args.policy.chunk_size,
-        cameras=args.policy.cameras,
-        learn_from=config.learn_from,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        drop_idle_steps=config.drop_idle_steps,
-        drop_failed_grasps=config.drop_failed_grasps,
-        beginning_fraction=config.beginning_fraction,
-        instructed=bool(args.policy.text_encoder),
-        jpeg_colors=config.jpeg_colors,
+    extra = {"preset": args.preset, "eval_episodes": args.eval_episodes}
+    options = {"resume": args.resume, "init": args.init, "text_encoder": args.named_encoder}
+    run = prepare(
+        args.data, args.policy, args.training, args.out, **options, extra_settings=extra, say=tqdm.write, world=world
     )
-    if config.eval_every and len(dataset.spec.env_ids) > 1:
-        raise ConfigError(f"--eval-every rolls out in one task, and these episodes are of {dataset.spec.env_id}; use 0")
-    if config.eval_every and not dataset.spec.env_id:
-        raise ConfigError(f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use 0")
-    ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
-    init = None if folder.last.exists() else args.init
-    policy = make_policy(args.policy, dataset.spec, pretrained=not folder.last.exists() and init is None)
-    if policy.instruction_encoder is not None:
-        policy.instruction_encoder = _instruction_encoder(args, folder)
-        dataset.embed(policy.instruction_encoder, fit=args.init is None)
-    policy.normalizer.fit(dataset.stats())
-    policy.demonstrated_steps = dataset.timeline.longest - policy.chunk_size * config.drop_idle_steps
-    if init is not None:
-        start_from(policy, init)
-
-    settings = args.settings() | {"episodes": len(dataset.episodes), "data_checksum": dataset.checksum()}
-    settings["episodes_checksum"] = dataset.episodes_checksum()
-    settings |= {f"episode_{name}": value for name, value in dataset.spec.to_dict().items()}
-    before = folder.settings() or {}
-    if folder.last.exists():
-        settings["init"] = before.get("init")
-    world.on_main(lambda: folder.claim(settings, args.resume, config.free_on_resume))
-    parameters = sum(p.numel() for p in policy.parameters())
-    processes = f", {world.size} processes" if world.size > 1 else ""
-
-    def say(words: str) -> None:
-        if words and world.is_main:
-            print(words)
-
-    for note in dataset_notes(dataset.episodes):
-        say(f"note: {note}")
-    starts = f"{len(dataset.train)} starts to train on, {len(dataset.val)} to validate on"
-    say(f"data: {starts}, from {len(dataset.episodes)} episodes")
-    say(f"targets: {dataset.changes}")
-    if before.get("data_checksum", settings["data_checksum"]) != settings["data_checksum"]:
-        say("the episodes are those of before, but this version learns otherwise from them than the one before")
-    if init is not None:
-        say(f"starting from the weights of {find_checkpoint(init)}")
-    say(f"policy: {parameters / 1e6:.1f} M parameters on {device}{processes}")
+    if args.training.eval_every:
+        _check_evaluation(args, run.dataset.spec)
+    run.claim(args.resume)
     with ExitStack() as stack:
         mode = mode_from(args.wandb, "offline") if world.is_main else "disabled"
-        tracker = stack.enter_context(Tracker(mode, args.out, settings, args.wandb_project))
+        tracker = stack.enter_context(Tracker(mode, args.out, run.settings, args.wandb_project))
         evaluate = None
-        if config.eval_every and world.is_main:
-            evaluate = _make_evaluate(args, policy, stack)
+        if args.training.eval_every and world.is_main:
+            evaluate = _make_evaluate(args, run.policy, stack)
 
         def log(record: dict[str, float]) -> None:
             tracker.log(record)
             tqdm.write(_line(record))
-            if changed := threads.adapt():
-                tqdm.write(changed)
 
-        with memory_named(
-            lambda: f"{device} has too little for this policy; a smaller one, or --device cpu, would help"
-        ):
-            trainer = Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log, world=world)
-        if trainer.step:
-            say(f"continuing after step {trainer.step}")
-        if trainer.step < config.steps:
-            with memory_named(lambda: _too_large_a_cache(dataset.frames.nbytes, config.cache, device.type)):
-                say(dataset.cache(config.cache, device, world.local_size))
-                say(threads.adapt())
-                say(dataset.encode(policy, device))
         try:
-            finished = trainer.run()
+            result = run.train(evaluate=evaluate, log=log, threads=threads)
         except KeyboardInterrupt as stop:  # the second one; the first one waited for a checkpoint
             end_at_once(143 if isinstance(stop, Terminated) else 130)
-    if not world.is_main:
-        return 0 if finished else 130
-    try:
-        print(f"curves: {plot_curves(folder)}")
-    except OSError as error:
-        print(f"curves: {folder.curves} cannot be written: {error.strerror or error}; {folder.metrics} has the figures")
-    if finished:
-        print(f"checkpoints: {folder.best} and {folder.last}")
-    else:
-        print(f"stopped after step {trainer.step}; the same command with --resume continues")
-    return 0 if finished else 130
+    if world.is_main and result.finished:
+        print(f"checkpoints: {result.folder.best} and {result.folder.last}")
+    elif world.is_main:
+        print(f"stopped after step {result.step}; the same command with --resume continues")
+    return 0 if result.finished else 130
 
 
-def _too_large_a_cache(size: int, cache: str, device: str) -> str:
-    instead = "--cache ram or none" if device == "cuda" and cache != "ram" else "--cache none"
-    return f"--cache {cache} keeps {size / 1e9:.2f} GB of frames, and what is made of them; {instead} would help"
-
-
-def _instruction_encoder(args: Args, folder: RunFolder) -> "InstructionEncoder":
-    """What embeds the instructions; where a run continues, with the vectors of its last checkpoint. An encoder that
-    only the run folder names does not run."""
-    from act.checkpoint import read_checkpoint
-    from act.language import InstructionEncoder
-
-    config = args.policy
-    source = folder.last if args.resume and folder.last.exists() else args.init
-    stored = None if source is None else read_checkpoint(find_checkpoint(source)).get("sentences")
-    sentences = InstructionEncoder.from_checkpoint(stored or {"encoder": config.text_encoder, "dim": config.text_dim})
-    if args.named_encoder:
-        sentences.trust(args.named_encoder)
-    return sentences
-
-
-def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[[Policy], dict[str, float]]":
-    """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
-    from envs.results import evaluate, summarize  # the simulator is loaded only where it is used
-    from envs.workers import LostWorker
-    from scripts.acting import agent_from, envs_for, request_for
-
+def _check_evaluation(args: Args, spec: EpisodeSpec) -> None:
+    """ConfigError where --eval-every cannot roll out."""
     for name in ("eval_episodes", "num_envs"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
+    if len(spec.env_ids) > 1:
+        tasks = ", ".join(spec.env_ids)
+        raise ConfigError(f"--eval-every rolls out in one task, and these episodes are of {tasks}; use --eval-every 0")
+    if not spec.env_ids:
+        raise ConfigError(
+            f"--eval-every needs an environment, and the episodes in {args.data[0]} name none; use --eval-every 0"
+        )
+
+
+def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Evaluate":
+    """Rollouts on the selection seeds in the episodes' own environment, which `stack` closes."""
+    from envs.results import evaluate, summarize  # the simulator is loaded only where it is used
+    from envs.workers import LostWorker
+    from scripts.acting import agent_for, envs_for, request_for
+
     settings, [task] = AgentSettings(), policy.spec.env_ids  # as scripts/rollout.py by default
     request = request_for(settings, policy, task)
     seeds = range(SELECTION_SEEDS, SELECTION_SEEDS + args.eval_episodes)
@@ -320,7 +217,7 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
     stack.callback(venv.close, terminate=True)  # without a word: Ctrl-C may have ended its processes already
 
     def success(policy: "Policy") -> dict[str, float]:
-        agent = agent_from(settings, policy, task)
+        agent = agent_for(settings, policy, task)
         try:
             summary = summarize(evaluate(venv, agent, seeds, requested=request.variant))
         except LostWorker as error:  # the trainer saves the step before it passes this on
@@ -329,13 +226,6 @@ def _make_evaluate(args: Args, policy: "Policy", stack: ExitStack) -> "Callable[
         return {name: summary[name] for name in names if name in summary}
 
     return success
-
-
-def _relative(path: Path, start: Path) -> str | None:
-    try:
-        return os.path.relpath(path.resolve(), start.resolve())
-    except ValueError:  # another drive of Windows
-        return None
 
 
 def _pick(config: type, stored: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ from demos.spec import EpisodeError, JpegColors
 from demos.writer import EpisodeWriter
 from envs.results import all_succeeded, read_results
 from envs.rollout import rollout
-from scripts.acting import agent_from, envs_for, resolved
+from scripts.acting import agent_for, envs_for, resolved
 from scripts.common import run
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
@@ -190,7 +190,7 @@ class Rerun:
             settings = replace(settings, n_action_steps=-(-self.policy.chunk_size // 2))
         # A compiled policy predicts the same, and takes a minute to compile.
         self.settings = replace(resolved(settings, self.policy), compile=False)
-        self._agent = agent_from(self.settings, self.policy, self.task)
+        self._agent = agent_for(self.settings, self.policy, self.task)
         self._venv = envs_for(self.settings, self.policy, self.task, 1)
 
     def __call__(self, seed: int, sample: int = 0) -> Episode:

@@ -28,7 +28,7 @@ from envs import TASKS
 from envs.results import read_results
 from envs.rollout import make_vector_env
 from envs.video import VideoRecorder
-from scripts.acting import agent_from, request_for, tasks_of
+from scripts.acting import agent_for, request_for, tasks_of
 from scripts.view import Rerun, labelled
 
 HAND_OVER, STACK, TRANSFER = TASKS["hand_over"], TASKS["stack"], TASKS["transfer_cube"]
@@ -210,7 +210,7 @@ def test_results_without_a_checkpoint_are_refused(tmp_path):
 
 def test_the_words_on_the_page_of_teleoperation_are_those_that_the_policy_is_told(tmp_path):
     policy = load_policy(saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER)), "cpu", None, "tiny:Letters")
-    agent = agent_from(AgentSettings(), policy, HAND_OVER)
+    agent = agent_for(AgentSettings(), policy, HAND_OVER)
     assert [agent.instruct(seed) for seed in range(20)] == [sample_instruction(HAND_OVER, seed) for seed in range(20)]
 
 

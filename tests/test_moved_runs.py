@@ -91,7 +91,7 @@ def test_the_same_episodes_of_which_another_version_made_other_targets_are_told(
     folder = RunFolder(moved / "run")
     folder.config.write_text(json.dumps((folder.settings() or {}) | {"data_checksum": 1}))
     assert resume(moved / "run") == 0
-    assert "the episodes are those of before, but this version learns otherwise from them" in capsys.readouterr().out
+    assert "the episodes are unchanged, but this version derives other targets from them" in capsys.readouterr().out
 
 
 def test_other_episodes_are_refused_and_init_named(moved, tmp_path):

@@ -23,7 +23,7 @@ from envs import TASKS
 from envs.aloha import HOME_ACTION
 from envs.results import evaluate, wilson_interval
 from envs.rollout import make_vector_env, render_cameras
-from scripts.acting import agent_from, envs_for
+from scripts.acting import agent_for, envs_for
 from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
@@ -89,7 +89,7 @@ def evaluation_cases(peer: Peer | None, episodes: int, num_envs: int, device: st
     cameras = {"top": SIZES[0]}
     policy = make_policy(PRESETS["cpu"][0], spec_of(gym.make(task, cameras=cameras))).to(device)
     settings = AgentSettings(n_action_steps=policy.chunk_size // 2)
-    agent, venv = agent_from(settings, policy, task), envs_for(settings, policy, task, num_envs)
+    agent, venv = agent_for(settings, policy, task), envs_for(settings, policy, task, num_envs)
     evaluate(venv, agent, range(num_envs))  # processes, rendering contexts and the policy are ready then
 
     def take() -> float:
