@@ -25,7 +25,7 @@ from act.distributed import ALONE, World
 from act.language import InstructionEncoder
 from act.memory import memory_named
 from act.policies import Policy, make_policy, policy_name
-from act.run_folder import RunFolder, describe_data, find_checkpoint
+from act.run_folder import SPEC, RunFolder, describe_data, find_checkpoint
 from act.sampling import ShuffledStarts
 from act.threads import Threads
 from act.train import Trainer
@@ -250,7 +250,7 @@ def prepare(
         "episodes": len(dataset.episodes),
         "data_checksum": dataset.checksum(),
         "episodes_checksum": dataset.episodes_checksum(),
-        **{f"episode_{name}": value for name, value in dataset.spec.to_dict().items()},
+        **{f"{SPEC}{name}": value for name, value in dataset.spec.to_dict().items()},
     }
     return PreparedRun(dataset, policy, config, folder, settings, world, say_once, start)
 

@@ -20,7 +20,9 @@ from typing import Any
 from act.errors import ConfigError
 from act.stored_names import current_names
 from demos.folder_lock import LOCK
+from demos.spec import EpisodeError, EpisodeSpec
 
+SPEC = "episode_"  # begins the name of each setting that describes the episodes
 BEFORE = {"jpeg_colors": "auto"}
 """Settings that runs of older versions do not name → what they were trained with."""
 
@@ -44,7 +46,7 @@ class RunFolder:
         settings = _json(self.config.read_bytes())
         if not isinstance(settings, dict):
             raise ConfigError(f"{self.config} is damaged; put it back, or train anew in another --out")
-        return current_names(settings)
+        return _with_present_spec(current_names(settings))
 
     def claim(self, settings: dict, resume: bool, free: set[str]) -> None:
         """Makes the folder this run's, or refuses.
@@ -118,6 +120,17 @@ class RunFolder:
         write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
+def _with_present_spec(settings: dict) -> dict:
+    """The settings with what they say about the episodes as `EpisodeSpec.to_dict` says it today."""
+    stored = {name: value for name, value in settings.items() if name.startswith(SPEC)}
+    try:
+        spec = EpisodeSpec.from_dict({name.removeprefix(SPEC): value for name, value in stored.items()})
+    except EpisodeError:  # damaged, or from a later version: shown as it is
+        return settings
+    present = json.loads(json.dumps({f"{SPEC}{name}": value for name, value in spec.to_dict().items()}))
+    return {name: value for name, value in settings.items() if name not in stored} | present
+
+
 def describe_data(data: Sequence[Path], folder: Path) -> dict[str, list[str | None]]:
     """Where the data of a run in `folder` are, as config.json holds it and `find_data` reads it."""
     return {
@@ -165,7 +178,7 @@ def _compared(old: dict, new: dict) -> set[str]:
     ignored = {"data", "data_from_run", "init"} | ({"data_checksum"} if both else {"episodes_checksum"})
     if old.get("episodes") != new.get("episodes"):  # which says it all
         ignored |= {"data_checksum", "episodes_checksum"}
-    return ignored
+    return ignored | ({"preset", "eval_episodes"} - old.keys())  # runs of `act.fit.fit` have none
 
 
 def find_checkpoint(path: Path | str) -> Path:

@@ -107,10 +107,10 @@ def parse(argv: list[str]) -> Args:
     if stored and first.out:
         data = first.data or find_data(stored, first.out)
         try:
-            defaults = {"out": first.out, "data": data, "preset": stored["preset"]}
+            defaults = {"out": first.out, "data": data, "preset": stored.get("preset", "cpu")}
             defaults["init"] = Path(stored["init"]) if stored.get("init") else None
             family = stored.get("policy", "act")  # the only one there once was
-            defaults |= {"eval_episodes": stored["eval_episodes"], "family": family}
+            defaults |= {"eval_episodes": stored.get("eval_episodes", 20), "family": family}
             policy, training = _pick(POLICIES[family][0], stored), _pick(TrainConfig, stored)
         except (KeyError, TypeError, ConfigError) as error:
             reason = f"{type(error).__name__}: {error}"

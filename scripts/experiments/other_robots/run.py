@@ -118,7 +118,7 @@ def roll_out(args: Args, world: Any) -> None:
     venv = SyncVectorEnv([world.make] * args.num_envs, autoreset_mode=AutoresetMode.DISABLED)
     agent: Any = ScriptAgent(venv, world.Expert, 0.0)
     if args.do == "rollout":
-        from act.agent import PolicyAgent
+        from act.agent import agent_from
         from act.agent_settings import AgentSettings
         from act.checkpoint import load_policy
         from act.run_folder import find_checkpoint
@@ -130,7 +130,7 @@ def roll_out(args: Args, world: Any) -> None:
             settings = AgentSettings(
                 temporal_ensemble_coeff=args.temporal_ensemble_coeff, replan_every=args.replan_every
             )
-        agent = PolicyAgent(policy, settings.executor(policy.chunk_size, policy.spec.relative))
+        agent = agent_from(policy, settings)
     first = 100_000 if args.seed is None else args.seed
     seeds = range(first, first + (args.episodes or 100))
     steps = rollout(venv, agent, seeds, stop_when=lambda info: bool(info["is_success"].all()))
