@@ -22,8 +22,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,15 @@ class Job:
     result: str
     """The file or folder that it writes."""
 
+    def words(self, out: object) -> list[str]:
+        return [word.replace("{out}", str(out)) for word in self.flags]
+
     def command(self, out: object) -> str:
         """As a person would type it."""
         return shlex.join(["python", f"scripts/{self.script}", *self.words(out)])
 
-    def words(self, out: object) -> list[str]:
-        return [word.replace("{out}", str(out)) for word in self.flags]
-
-
-@dataclass
-class Training:
-    """One training of a policy, and all that is done with it."""
-
-    job: Job
-    recordings: list[Job]
-    evaluations: list[Job] = field(default_factory=list)
+    def path(self, out: Path) -> Path:
+        return Path(self.result.replace("{out}", str(out)))
 
 
 def main(args: Args) -> None:
@@ -137,17 +131,16 @@ class Grid:
         self.experiment, self.args, self.out = experiment, args, out
         self.launch = launch or (lambda words: call([sys.executable, *words], env=without_ranks()))
         self.cells = select(experiment.cells, args.only)
-        self.seeds = {slug(cell): self._seeds(cell) for cell in self.cells}
         self.recordings: dict[str, Job] = {}
-        self.trainings: dict[tuple[str, int], Training] = {}
-        self._jobs: dict[tuple[str, int], dict[str, Job]] = {}  # of a cell and a seed
-        names: dict[tuple[Any, ...], str] = {}  # the policy is called as the first cell that uses it
+        self.trainings: dict[str, list[Job]] = {}  # of each the call of train.py, then what is measured of the policy
+        self.jobs_of: dict[tuple[str, int], dict[str, Job]] = {}  # of a cell and a seed
+        policies: dict[tuple[Any, ...], str] = {}  # a policy is named after the first cell that uses it
         for cell in experiment.cells:
-            names.setdefault((tuple(cell.data), cell.train), slug(cell))
-        for seed in range(max(self.seeds.values())):
+            policies.setdefault((tuple(cell.data), cell.train), slug(cell))
+        for seed in range(max(map(self._seeds, self.cells))):
             for cell in self.cells:
-                if seed < self.seeds[slug(cell)]:
-                    self._plan(cell, seed, names[tuple(cell.data), cell.train])
+                if seed < self._seeds(cell):
+                    self._plan(cell, seed, f"{policies[tuple(cell.data), cell.train]}_{seed}")
 
     def _seeds(self, cell: Cell) -> int:
         return self.args.seeds or (1 if self.args.fast else cell.seeds or self.experiment.seeds)
@@ -160,34 +153,24 @@ class Grid:
     def _plan(self, cell: Cell, seed: int, policy: str) -> None:
         """Adds the jobs of a cell that are not there yet."""
         for name, flags in {**cell.data, **cell.held_out}.items():
-            words = (*self._flags("record", flags), "--out", folder := f"{{out}}/data/{name}")
-            assert self.recordings.setdefault(name, Job(f"data_{name}", "record.py", words, folder)).flags == words, (
-                name
-            )
-        sources = ["--data", *(f"{{out}}/data/{name}" for name in cell.data)]
-        run = f"{{out}}/policies/{policy}_{seed}"
-        needed = [self.recordings[name] for name in (*cell.data, *cell.held_out)]
-        words = (*self._flags("train", cell.train), "--seed", str(seed), "--wandb", "disabled", *sources)
-        job = Job(f"policy_{policy}_{seed}", "train.py", (*words, "--out", run, "--resume"), run)
-        training = self.trainings.setdefault((policy, seed), Training(job, needed))
-        jobs = {"train": training.job}
+            words = (*self._flags("record", flags), "--out", f"{{out}}/data/{name}")
+            job = self.recordings.setdefault(name, Job(f"data_{name}", "record.py", words, words[-1]))
+            assert job.flags == words, f"two recordings have the name {name}"
+        folder, which = f"{{out}}/policies/{policy}", f"{slug(cell)}_{seed}"
+        data, held_out = ([f"{{out}}/data/{name}" for name in names] for names in (cell.data, cell.held_out))
+        words = (*self._flags("train", cell.train), "--seed", str(seed), "--wandb", "disabled", "--data", *data)
+        training = Job(f"policy_{policy}", "train.py", (*words, "--out", folder, "--resume"), folder)
+        jobs = {}
         for name, flags in cell.rollouts.items():
-            which = "_".join(filter(None, (slug(cell), str(seed), slug(name))))
-            words = (
-                *self._flags("rollout", flags),
-                "--checkpoint",
-                run,
-                "--json",
-                file := f"{{out}}/results/{which}.json",
-            )
-            jobs[name] = Job(f"results_{which}", "rollout.py", words, file)
-        if cell.held_out:
-            file = f"{{out}}/chunks/{slug(cell)}_{seed}.json"
-            held_out = ["--held-out", *(f"{{out}}/data/{name}" for name in cell.held_out)]
-            words = ("--checkpoint", run, *sources, *held_out, "--json", file)
-            jobs["chunks"] = Job(f"chunks_{slug(cell)}_{seed}", "experiments/chunk_metrics.py", words, file)
-        self._jobs[slug(cell), seed] = jobs
-        training.evaluations += [job for name, job in jobs.items() if name != "train"]
+            file = "_".join(filter(None, ("results", which, slug(name))))
+            words = (*self._flags("rollout", flags), "--checkpoint", folder, "--json", f"{{out}}/results/{file}.json")
+            jobs[name] = Job(file, "rollout.py", words, words[-1])
+        if held_out:
+            words = ("--checkpoint", folder, "--data", *data, "--held-out", *held_out)
+            words = (*words, "--json", f"{{out}}/results/chunks_{which}.json")
+            jobs["chunks"] = Job(f"chunks_{which}", "experiments/chunk_metrics.py", words, words[-1])
+        self.trainings.setdefault(policy, [training]).extend(jobs.values())
+        self.jobs_of[slug(cell), seed] = {"train": training, **jobs}
 
     def claim(self, rank: int = 0) -> None:
         """Makes the folder this experiment's; other ranks wait for that.
@@ -209,15 +192,14 @@ class Grid:
             raise ConfigError(f"{self.out} holds the experiment {there}, not {self.args.name}; use another --out")
         for job in self.jobs():
             self.record_of(job)
-        for folder in ("jobs", "results", "chunks"):
+        for folder in ("jobs", "results"):
             (self.out / folder).mkdir(parents=True, exist_ok=True)
         if not file.exists():
             write_atomically(file, json.dumps({"experiment": self.args.name, "rows": []}).encode())
 
     def jobs(self) -> list[Job]:
         """All of them, in the order in which one process does them."""
-        runs = [job for training in self.trainings.values() for job in (training.job, *training.evaluations)]
-        return [*self.recordings.values(), *runs]
+        return [*self.recordings.values(), *(job for jobs in self.trainings.values() for job in jobs)]
 
     def record_of(self, job: Job) -> dict[str, Any] | None:
         """What is known of a job that is done: its flags and seconds.
@@ -242,9 +224,9 @@ class Grid:
         """Does this rank's share of what is not done yet; yields a line about the progress after each job."""
         for job in list(self.recordings.values())[rank::size]:
             yield from self.do(job, size)
-        for training in list(self.trainings.values())[rank::size]:
-            self.wait_for(training.recordings)
-            for job in (training.job, *training.evaluations):
+        for jobs in list(self.trainings.values())[rank::size]:
+            self.wait_for(self.recordings.values())
+            for job in jobs:
                 yield from self.do(job, size)
             if rank == 0:
                 self.report(plot=False)
@@ -255,7 +237,7 @@ class Grid:
         """Runs a script, unless that was done before."""
         if self.record_of(job):
             return
-        resumed = job.script != "rollout.py" and Path(job.result.replace("{out}", str(self.out))).exists()
+        resumed = job.script != "rollout.py" and job.path(self.out).exists()
         print(f"\n$ {job.command(self.out)}", flush=True)
         start = time.perf_counter()
         self.launch([str(SCRIPTS / job.script), *job.words(self.out)])
@@ -264,7 +246,7 @@ class Grid:
         write_atomically(self.out / "jobs" / f"{job.name}.json", json.dumps(done, indent=2).encode())
         yield self.progress(size)
 
-    def wait_for(self, jobs: Sequence[Job]) -> None:
+    def wait_for(self, jobs: Iterable[Job]) -> None:
         """Returns once other ranks have done them, which may take hours: no collective operation waits so long."""
         while not all(self.record_of(job) for job in jobs):
             time.sleep(POLL)
@@ -286,29 +268,25 @@ class Grid:
 
     def rows(self) -> list[Row]:
         """Cells of which at least one training was rolled out."""
-        runs = {
-            cell: [self.run_of(cell, seed) for seed in range(self.seeds[slug(cell)])] for cell in map(slug, self.cells)
-        }
-        rows = [Row(cell.labels, [run for run in runs[slug(cell)] if run is not None]) for cell in self.cells]
+        found = [[self.run_of(cell, seed) for seed in range(self._seeds(cell))] for cell in self.cells]
+        rows = [Row(cell.labels, list(filter(None, runs))) for cell, runs in zip(self.cells, found, strict=True)]
         return [row for row in rows if row.runs]
 
-    def run_of(self, cell: str, seed: int) -> Run | None:
+    def run_of(self, cell: Cell, seed: int) -> Run | None:
         """What is known of one training of a cell; None unless all of its jobs are done."""
-        jobs = self._jobs[cell, seed]
-        records = {name: self.record_of(job) for name, job in jobs.items()}
-        if not all(records.values()):
-            return None
-        paths = {name: Path(job.result.replace("{out}", str(self.out))) for name, job in jobs.items()}
-        results = {name: read_results(paths[name]) for name, job in jobs.items() if job.script == "rollout.py"}
-        chunks = json.loads(paths["chunks"].read_text()) if "chunks" in jobs else {}
-        inputs = [self.recordings[word.rpartition("/")[2]] for word in jobs["train"].flags if "/data/" in word]
-        every = [(job, self.record_of(job)) for job in (*inputs, *jobs.values())]
+        jobs = self.jobs_of[slug(cell), seed]
+        every = [*(self.recordings[name] for name in (*cell.data, *cell.held_out)), *jobs.values()]
+        records = [self.record_of(job) for job in every]
         seconds: dict[str, float] = {}
-        for job, record in every:
-            if record and record["seconds"] is not None:
-                script = job.script.removesuffix(".py")
-                seconds[script] = seconds.get(script, 0.0) + record["seconds"]
-        return Run(seed, paths["train"], results, chunks, seconds, [job.command("OUT") for job, _ in every])
+        for job, record in zip(every, records, strict=True):
+            if record is None:
+                return None
+            if record["seconds"] is not None:
+                seconds[job.script] = seconds.get(job.script, 0.0) + record["seconds"]
+        results = {name: read_results(job.path(self.out)) for name, job in jobs.items() if job.script == "rollout.py"}
+        chunks = json.loads(jobs["chunks"].path(self.out).read_text()) if "chunks" in jobs else {}
+        commands = [job.command("OUT") for job in every]
+        return Run(seed, jobs["train"].path(self.out), results, chunks, seconds, commands)
 
     def report(self, plot: bool = True) -> str:
         """Writes table.md, experiment.json and plot.png of what is done so far; returns the table."""

@@ -33,7 +33,7 @@ COLUMNS = [
     followed("asked"),
     variants(),
     several_variants("asked"),
-    minutes("train"),
+    minutes("train.py"),
 ]
 
 

@@ -17,6 +17,6 @@ EXPERIMENT = Experiment(
     ],
     columns=[
         *(strict(), each_training(), published(), horizon()),
-        *(minutes("record"), minutes("train"), minutes("rollout"), throughput(), inference()),
+        *(minutes("record.py"), minutes("train.py"), minutes("rollout.py"), throughput(), inference()),
     ],
 )

@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
     columns=[
         *(strict(), each_training(), followed()),
         *(followed("unseen", "unseen phrasings: followed"), strict("none", "no words"), strict("nonsense", "nonsense")),
-        *(strict("empty", "empty words"), strict("other task", "words of another task"), minutes("train")),
+        *(strict("empty", "empty words"), strict("other task", "words of another task"), minutes("train.py")),
         *(
             followed(f"variant {name}", f"asked for {name}")
             for name in dict.fromkeys(n for v in SEEN.values() for n in v)

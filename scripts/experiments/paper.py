@@ -31,5 +31,5 @@ EXPERIMENT = Experiment(
         *(cell(task, who, "default") for task in ("transfer_cube", "insertion") for who in ("scripted", "human-like")),
         *(cell("transfer_cube", "scripted", setting) for setting in list(SETTINGS)[1:]),
     ],
-    columns=[strict(), each_training(), published(), jerk(), horizon(), minutes("train")],
+    columns=[strict(), each_training(), published(), jerk(), horizon(), minutes("train.py")],
 )

@@ -15,5 +15,5 @@ EXPERIMENT = Experiment(
         for task in TASKS
         for kind, flags in KINDS.items()
     ],
-    columns=[strict(), each_training(), published(), horizon(), minutes("train")],
+    columns=[strict(), each_training(), published(), horizon(), minutes("train.py")],
 )
