@@ -14,7 +14,7 @@ import scripts.early  # noqa: F401
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,11 @@ def main(args: Args) -> None:
         peer = stack.enter_context(Peer(args.peer_python)) if args.peer_python else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for part in parts:
-            found = PARTS_WITHOUT_ROUNDS[part](args) if part in PARTS_WITHOUT_ROUNDS else None
-            if found is None:
-                found = measure(cases_of(part, args, peer, folder / part), args.rounds)
-                print(table(found), flush=True)
-            rows += found
+            if part in PARTS_WITHOUT_ROUNDS:
+                rows += PARTS_WITHOUT_ROUNDS[part](args)
+                continue
+            rows += (found := measure(cases_of(part, args, peer, folder / part), args.rounds))
+            print(table(found), flush=True)
     if args.json is not None:
         text = json.dumps(rows, indent=2)
         if problem := keep(args.json, lambda path: path.write_text(text)):
@@ -108,33 +108,25 @@ def cases_of(part: str, args: Args, peer: Peer | None, folder: Path) -> list[Cas
     return cases[part]()
 
 
-def count_successes(args: Args) -> list[dict[str, Any]]:
+def count_successes(args: Args) -> Iterator[dict[str, Any]]:
     from scripts.benchmarks.simulation import demonstrator_successes
 
-    rows = []
     for name, row in demonstrator_successes(args.demonstrator, args.noise, args.seeds, args.workers):
         low, high = (100 * end for end in row["interval"])
-        print(
-            f"{name}: {row['strict']} of {row['episodes']} strict (95 % interval {low:.1f} to {high:.1f} %)", flush=True
-        )
-        rows.append({"name": name, **row})
-    return rows
+        print(f"{name}: {row['strict']} of {row['episodes']} strict (95 % interval {low:.1f} to {high:.1f} %)")
+        yield {"name": name, **row}
 
 
-def calculate_roofline(args: Args) -> list[dict[str, Any]]:
+def calculate_roofline(args: Args) -> Iterator[dict[str, Any]]:
     from scripts.benchmarks.roofline import GPUS, cost
 
-    rows = []
     for height, width in SIZES:
         each = cost(size=(height, width), batch=args.batch_sizes[0])
         bounds = {name: each.samples_per_s(*peaks) for name, peaks in GPUS.items()}
         name = f"calculated, training step of the paper's shape, bfloat16, batch {each.batch}, {height} x {width}"
         speeds = ", ".join(f"{gpu} {bound:.0f}" for gpu, bound in bounds.items())
-        print(
-            f"{name}: {each.flops / 1e12:.2f} TFLOP, {each.bytes / 1e9:.1f} GB; at most {speeds} samples/s", flush=True
-        )
-        rows.append({"name": name, "flops": each.flops, "bytes": each.bytes, "samples_per_s": bounds})
-    return rows
+        print(f"{name}: {each.flops / 1e12:.2f} TFLOP, {each.bytes / 1e9:.1f} GB; at most {speeds} samples/s")
+        yield {"name": name, "flops": each.flops, "bytes": each.bytes, "samples_per_s": bounds}
 
 
 PARTS_WITHOUT_ROUNDS = {"experts": count_successes, "roofline": calculate_roofline}

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import h5py
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from act.dataset import ChunkDataset
 from act.device import autocast, pick_dtype
@@ -114,26 +113,6 @@ def timed(work: Callable[[], object], times: int, device: torch.device) -> float
     return (time.perf_counter() - start) / times
 
 
-def flops_per_sample(policy: Policy, batch: Batch) -> float:
-    """Floating point operations of forward and backward, as torch counts them (matrix products and convolutions)."""
-    with FlopCounterMode(display=False) as counter:
-        policy.train()(batch)["loss"].backward()
-    policy.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(batch.action)
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of ten products of square matrices, or of as many as 5 s suffice for."""
-    n = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    best, began = float("inf"), time.perf_counter()
-    for _ in range(10):
-        best = min(best, timed(lambda: a @ b, 3, device))
-        if time.perf_counter() - began > 5:
-            break
-    return 2 * n**3 / best
-
-
 def train_cases(
     peer: Peer | None,
     device: torch.device,
@@ -144,19 +123,15 @@ def train_cases(
     steps: int = 3,
     config: ACTConfig = LEROBOT_LIKE,
 ) -> list[Case]:
-    """Milliseconds of one optimiser step, with its FLOP and the share of the matmul peak that it reaches."""
-    modes = modes_of(device, compiled)
-    peaks = {mode: matmul_peak(device, mode.dtype) for mode in modes}
+    """Milliseconds of one optimiser step."""
     cases = []
     for height, width in sizes:
-        flops = flops_per_sample(make(config, (height, width), device), _batch(config, (height, width), 1, device))
         for n in batch_sizes:
             shape = dict(height=height, width=width, chunk=config.chunk_size, size=n, device=str(device))
             peers = {"LeRobot": peer.doing("train", steps=steps, **shape)} if peer else {}
-            for mode in modes:
+            for mode in modes_of(device, compiled):
                 take = partial(_train_ms, config, (height, width), n, steps, mode, device)
-                notes = {"flops_per_sample": flops, "matmul_peak": peaks[mode], "samples": n}
-                cases.append(Case(f"training step, batch {n}, {height} x {width}, {mode}", "ms", take, peers, notes))
+                cases.append(Case(f"training step, batch {n}, {height} x {width}, {mode}", "ms", take, peers))
     return cases
 
 
@@ -257,13 +232,8 @@ def _sampling(folder: Path, chunk: int, cache: str, batch_size: int, device: tor
 def _frames_of(folder: Path) -> Path:
     """All frames, positions and actions in one plain file, for another program."""
     episodes = [Episode(path) for path in find_episodes(folder)]
-    file = folder / "frames.npz"
-    np.savez(
-        file,
-        frames=np.stack([episode.frames("top") for episode in episodes]),
-        qpos=np.stack([episode.qpos for episode in episodes]),
-        action=np.stack([episode.action for episode in episodes]),
-    )
+    arrays = {name: np.stack([getattr(each, name) for each in episodes]) for name in ("qpos", "action")}
+    np.savez(file := folder / "frames.npz", frames=np.stack([each.frames("top") for each in episodes]), **arrays)
     return file
 
 
@@ -277,23 +247,20 @@ def _original(folder: Path, chunk: int) -> Callable[[], float]:
         frames = episode.frames("top")
         paths.append(raw / path.name)
         with h5py.File(paths[-1], "w") as root:
-            root["action"], root["observations/qpos"] = episode.action, episode.qpos
-            root.create_dataset("observations/images/top", data=frames, chunks=(1, *frames.shape[1:]))
+            root["action"], root["qpos"] = episode.action, episode.qpos
+            root.create_dataset("top", data=frames, chunks=(1, *frames.shape[1:]))
 
     def take(samples: int = 300) -> float:
         rng = np.random.default_rng(0)
         start = time.perf_counter()
         for _ in range(samples):
             with h5py.File(paths[rng.integers(len(paths))], "r") as root:
-                action, qpos, image = (
-                    root[name] for name in ("action", "observations/qpos", "observations/images/top")
-                )
-                t = rng.integers(len(action))  # pyright: ignore
-                frame = torch.from_numpy(image[t]).permute(2, 0, 1) / 255.0  # pyright: ignore
-                padded = np.zeros((chunk, 14), np.float32)
-                rest = action[t : t + chunk]  # pyright: ignore
-                padded[: len(rest)] = rest  # pyright: ignore
-                _ = frame, torch.from_numpy(padded), torch.from_numpy(qpos[t])  # pyright: ignore
+                action, qpos, image = (cast(h5py.Dataset, root[name]) for name in ("action", "qpos", "top"))
+                t = int(rng.integers(len(action)))
+                rest = action[t : t + chunk]
+                padded = np.zeros((chunk, rest.shape[1]), np.float32)
+                padded[: len(rest)] = rest
+                _ = torch.from_numpy(image[t]).permute(2, 0, 1) / 255.0, torch.from_numpy(padded), qpos[t]
         return samples / (time.perf_counter() - start)
 
     return take

@@ -1,7 +1,7 @@
-"""Runs in the peer's interpreter, not in ours: does what `peers.Peer` asks for, one JSON object a line.
+"""Runs in the interpreter of the peers: does what `peers.Peer` requests, one JSON object a line.
 
-LeRobot's ACT with its own defaults, but for pretrained weights, which change nothing in speed. Batches are made
-beforehand and normalised: the policy alone is timed. gym-aloha steps one environment with its rendered observation.
+LeRobot's ACT with its own defaults, except for pretrained weights, which do not change its speed. Batches are made and
+normalised beforehand, so that the policy alone is timed. gym-aloha steps one environment with its rendered observation.
 """
 
 # pyright: reportMissingImports=false
@@ -14,14 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-# What libraries print must not come between the answers.
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
+TOP = "observation.images.top"
 
 
 @functools.cache
-def policy(height, width, chunk, device):
-    import torch
+def act(height, width, chunk, device, **settings):
+    """LeRobot's policy for one camera and 14 joints, its optimiser, and the norm at which gradients are clipped."""
     from lerobot.configs.types import FeatureType, PolicyFeature
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.policies.act.modeling_act import ACTPolicy
@@ -29,28 +27,39 @@ def policy(height, width, chunk, device):
     config = ACTConfig(
         input_features={
             "observation.state": PolicyFeature(FeatureType.STATE, (14,)),
-            "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, height, width)),
+            TOP: PolicyFeature(FeatureType.VISUAL, (3, height, width)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (14,))},
         pretrained_backbone_weights=None,
         chunk_size=chunk,
-        n_action_steps=chunk,
-        device=device,
+        **{"n_action_steps": chunk, "device": device, **settings},
     )
-    torch.manual_seed(0)
-    net = ACTPolicy(config).to(device)
+    policy = ACTPolicy(config).to(device)
     preset = config.get_optimizer_preset()
-    return net, preset.build(net.get_optim_params()), preset.grad_clip_norm
+    return policy, preset.build(policy.get_optim_params()), preset.grad_clip_norm
+
+
+def update(policy, optimizer, clip, batch):
+    """One optimiser step; returns the parts of the loss."""
+    import torch
+
+    policy.train()
+    loss, parts = policy(batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return parts
 
 
 @functools.cache
-def batch(height, width, chunk, size, device):
+def random_batch(height, width, chunk, size, device):
     import torch
 
     torch.manual_seed(0)
     return {
         "observation.state": torch.randn(size, 14, device=device),
-        "observation.images.top": torch.randn(size, 3, height, width, device=device),
+        TOP: torch.randn(size, 3, height, width, device=device),
         "action": torch.randn(size, chunk, 14, device=device),
         "action_is_pad": torch.zeros(size, chunk, dtype=torch.bool, device=device),
     }
@@ -58,38 +67,25 @@ def batch(height, width, chunk, size, device):
 
 def train(height, width, chunk, size, device, steps):
     """Milliseconds of one optimiser step."""
-    import torch
-
-    net, optimizer, clip = policy(height, width, chunk, device)
-    data = batch(height, width, chunk, size, device)
-
-    def step():
-        net.train()
-        loss, _ = net(data)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return 1e3 * timed(step, steps, device)
+    work = functools.partial(
+        update, *act(height, width, chunk, device), random_batch(height, width, chunk, size, device)
+    )
+    return 1e3 * timed(work, steps, device)
 
 
 def infer(height, width, chunk, size, device, steps):
     """Milliseconds of one prediction of a chunk."""
-    net, _, _ = policy(height, width, chunk, device)
-    data = {name: value for name, value in batch(height, width, chunk, size, device).items() if "obs" in name}
-    net.eval()
-    return 1e3 * timed(lambda: net.predict_action_chunk(data), steps, device)
+    policy, *_ = act(height, width, chunk, device)
+    batch = random_batch(height, width, chunk, size, device)
+    seen = {name: batch[name] for name in ("observation.state", TOP)}
+    return 1e3 * timed(lambda: policy.eval().predict_action_chunk(seen), steps, device)
 
 
 def timed(work, times, device):
-    """Seconds of one piece of work, mean of `times`."""
+    """Mean seconds of `work` in `times` calls, after one that is not counted."""
     import torch
 
-    def wait():
-        if device != "cpu":
-            torch.cuda.synchronize()
-
+    wait = (lambda: None) if device == "cpu" else torch.cuda.synchronize
     work()
     wait()
     start = time.perf_counter()
@@ -101,22 +97,19 @@ def timed(work, times, device):
 
 @functools.cache
 def dataset(frames_file, chunk):
-    """LeRobot's own kind of dataset with the frames, positions and actions of a file, one episode after the other."""
+    """LeRobot's dataset with the frames, positions and actions of a file, one episode after the other."""
     import numpy as np
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     given = np.load(frames_file)
-    _, _, height, width, _ = given["frames"].shape
     vector = {"dtype": "float32", "shape": (14,), "names": None}
-    picture = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
-    features = {"observation.state": vector, "action": vector, "observation.images.top": picture}
+    picture = {"dtype": "video", "shape": given["frames"].shape[2:], "names": ["height", "width", "channels"]}
+    features = {"observation.state": vector, "action": vector, TOP: picture}
     root = Path(tempfile.mkdtemp(dir=Path(frames_file).parent)) / "dataset"
     made = LeRobotDataset.create("peer/frames", fps=50, features=features, root=root)
     for episode in zip(given["qpos"], given["action"], given["frames"], strict=True):
         for qpos, action, frame in zip(*episode, strict=True):
-            made.add_frame(
-                {"observation.state": qpos, "action": action, "observation.images.top": frame, "task": "a task"}
-            )
+            made.add_frame({"observation.state": qpos, "action": action, TOP: frame, "task": "a task"})
         made.save_episode()
     made.finalize()
     return LeRobotDataset("peer/frames", root=root, delta_timestamps={"action": [i / 50 for i in range(chunk)]})
@@ -144,10 +137,7 @@ def environment():
     import gym_aloha  # noqa: F401
     import gymnasium as gym
 
-    env = gym.make("gym_aloha/AlohaTransferCube-v0", obs_type="pixels_agent_pos")
-    env.reset(seed=0)
-    env.step(0 * env.action_space.sample())
-    return env
+    return gym.make("gym_aloha/AlohaTransferCube-v0", obs_type="pixels_agent_pos")
 
 
 def env(steps):
@@ -155,19 +145,21 @@ def env(steps):
     world = environment()
     action = 0 * world.action_space.sample()
     world.reset(seed=0)
+    world.step(action)
     start = time.perf_counter()
     for _ in range(steps):
         world.step(action)
     return steps / (time.perf_counter() - start)
 
 
-WORKS = {"train": train, "infer": infer, "data": data, "env": env}
-
 if __name__ == "__main__":
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    works = {"train": train, "infer": infer, "data": data, "env": env}
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            told = {"value": WORKS[asked.pop("work")](**asked)}
+            answer = {"value": works[request.pop("work")](**request)}
         except Exception as error:
-            told = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(told), file=answers, flush=True)
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""How the cost grows: with batches, cameras, picture sizes, environments, worker processes, ranks."""
+"""Speed by batch size, cameras, picture size, environments, processes and ranks."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ CONFIG = PRESETS["cpu"][0]
 
 
 def scaling_cases(device: torch.device, folder: Path, workers: int, steps: int = 5, episodes: int = 8) -> list[Case]:
-    """The cpu preset's work, one thing varied at a time.
+    """The work of the cpu preset, with one thing varied at a time.
 
     Args:
         folder: for the episodes that the ranks train on.
@@ -38,22 +38,19 @@ def scaling_cases(device: torch.device, folder: Path, workers: int, steps: int =
         episodes: recorded or evaluated per measurement.
     """
     small, large = SIZES
-    middle = (2 * small[0], 2 * small[1])
     shapes = {f"batch {batch}": (batch, 1, small) for batch in (8, BATCH, 32, 64)}
     shapes |= {f"batch {BATCH}, {n} cameras": (BATCH, n, small) for n in (2, 4)}
-    shapes |= {f"batch {BATCH}, {h} x {w}": (BATCH, 1, (h, w)) for h, w in (middle, large)}
+    shapes |= {f"batch {BATCH}, {h} x {w}": (BATCH, 1, (h, w)) for h, w in ((2 * small[0], 2 * small[1]), large)}
     cases = [
         Case(f"training, {name}", "samples/s", partial(_samples_per_s, *shape, steps, device))
         for name, shape in shapes.items()
     ]
     for num_envs in (1, 2, 4, 8):
         cases += evaluation_cases(None, episodes, num_envs, str(device))
-    counts = sorted({1, workers})
-    for count in counts:
-        [case] = record_cases(episodes, count)
-        case.name += f", {count} at once"
-        cases.append(case)
-    return cases + [Case(f"training, ranks: {n}", "samples/s", _ranks(folder, n, 10 * steps)) for n in counts]
+    for n in sorted({1, workers}):
+        cases += record_cases(episodes, n)
+        cases.append(Case(f"training, ranks: {n}", "samples/s", _ranks(folder, n, 10 * steps)))
+    return cases
 
 
 def _samples_per_s(batch_size: int, cameras: int, size: tuple[int, int], steps: int, device: torch.device) -> float:
@@ -65,7 +62,7 @@ def _samples_per_s(batch_size: int, cameras: int, size: tuple[int, int], steps: 
 
 
 def _ranks(folder: Path, ranks: int, steps: int) -> Callable[[], float]:
-    """Training by several processes that share the cores, started by torchrun, the batch in all being the same."""
+    """Training by several processes that share the cores and a batch, started by torchrun."""
 
     def take() -> float:
         data = folder / "episodes"

@@ -110,7 +110,7 @@ def record_cases(episodes: int, workers: int) -> list[Case]:
             record(RecordConfig(TASKS["transfer_cube"], {"top": SIZES[0]}), Path(folder), episodes, workers)
             return time.perf_counter() - start
 
-    return [Case(f"recording {episodes} episodes, top camera, 120 x 160", "s", take)]
+    return [Case(f"recording {episodes} episodes, top camera, 120 x 160, {workers} at once", "s", take)]
 
 
 def record_sizes(folder: Path, episodes: int, workers: int = 1) -> list[Path]:

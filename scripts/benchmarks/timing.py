@@ -1,4 +1,4 @@
-"""Measuring: both sides of the same work alternately, medians and spread, one table."""
+"""Measure both sides of the same work in turn: medians, spread, one table."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +12,19 @@ from scripts.common import columns
 
 @dataclass
 class Case:
-    """One kind of work, done by us and perhaps by peers.
+    """One kind of work, done by this program and perhaps by peers.
 
     Attributes:
         name: what is done.
         unit: of what the measures return; "…/s" is better when it is higher, anything else when it is lower.
         ours: does the work once and returns the figure.
         peers: name → the same work done by it.
-        notes: more figures worth keeping.
     """
 
     name: str
     unit: str
     ours: Callable[[], float]
     peers: dict[str, Callable[[], float]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def measure(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
@@ -34,7 +32,7 @@ def measure(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
 
     Returns:
         A row per case: name, unit, "ours", "peers" (name → figures), each with all values, median and spread;
-        "ratios" (name → how many times as good ours is), notes.
+        "ratios" (name → how many times as good ours is).
     """
     values: list[dict[str, list[float]]] = [{} for _ in cases]
     total = rounds * sum(1 + len(case.peers) for case in cases)
@@ -58,7 +56,7 @@ def _row(case: Case, taken: Mapping[str, list[float]]) -> dict[str, Any]:
     ratios = {
         name: (ours["median"] / peer["median"]) ** (1 if higher_is_better else -1) for name, peer in figures.items()
     }
-    return {"name": case.name, "unit": case.unit, "ours": ours, "peers": figures, "ratios": ratios, **case.notes}
+    return {"name": case.name, "unit": case.unit, "ours": ours, "peers": figures, "ratios": ratios}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
