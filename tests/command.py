@@ -67,13 +67,14 @@ SMALLEST += ["--log-every", "2", "--warmup-steps", "2"]
 """Flags of a training of seconds."""
 
 RECORD = ["--task", "transfer_cube", "--episodes", "3", "--noise", "0.02", "--height", "24", "--width", "32"]
+RECORD += ["--seed", "5"]
 
 
 def whole_line(folder: Path) -> None:
     """Every script of the line in its turn; printed.json has what each printed."""
     data = ["--data", "data", "--out", "run", "--preset", "cpu"]
     commands = {
-        "record": ("record.py", *RECORD, "--out", "data"),
+        "record": ("record.py", *RECORD, "--workers", 2, "--out", "data"),
         "inspect": ("inspect_data.py", "data"),
         "replay": ("replay.py", "data/episode_0.hdf5", "--video", "replay.mp4"),
         "train": ("train.py", *data, *SMALLEST, "--eval-every", 6, "--eval-episodes", 2, "--num-envs", 2),
