@@ -17,8 +17,9 @@ from act.agent_settings import AgentSettings
 from act.chunking import ChunkExecutor
 from act.device import autocast, pick_dtype
 from act.memory import memory_named
-from act.policies.base import Observation, Policy
-from act.policies.config import Sample
+from act.policies.base import Observation
+from act.policies.policy import Policy
+from act.policies.settings import Sample
 
 
 class PolicyAgent:

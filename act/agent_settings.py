@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from act.chunking import ChunkExecutor, RecedingHorizon, TemporalEnsemble, default_executor
 from act.errors import ConfigError
-from act.policies.config import SAMPLING, Sample
+from act.policies.settings import SAMPLING, Sample
 from act.stored_names import current_names
 
 
@@ -35,7 +35,7 @@ class AgentSettings:
     """Steps between two queries with --temporal-ensemble-coeff. Default: 1, as in the paper."""
     sample: Sample = "mean"
     """mean: the deterministic chunk. episode: one noise sample per episode. chunk: a new sample at every query."""
-    sampling_steps: int | None = None
+    num_inference_steps: int | None = None
     """Flow matching and diffusion: steps from noise to a chunk. Default: as trained."""
     temperature: float | None = None
     """Autoregressive policies and flows: below 1, samples vary less."""

@@ -4,10 +4,12 @@ A checkpoint is a dict that `torch.load(weights_only=True)` accepts (tensors and
 archive whose comment is the SHA-256 of all bytes before it, since torch.load checks none:
 
     format, policy, policy_config, spec     what to build: `load_policy` needs no more than the file
-    demonstrated_steps                      how long the longest demonstration moved; older files do not tell
-    sentences                               the text encoder, and what it made of the instructions met in training
-    weights, ema                            parameters and buffers, the normaliser's among them; ema where it was on
-    step, optimizer, random, …              what `act.train` needs to go on as if it had never stopped
+    demonstrated_steps                      length of the longest demonstration without pauses; older files lack it
+    sentences                               the text encoder, and its vectors of the instructions met in training
+    weights, ema                            parameters and buffers, the normalisers' among them; ema where it was on
+    step, optimizer, random, …              what `act.train` needs to continue as if it had never stopped
+
+Format 1 had other names; `read_checkpoint` replaces them (`act.stored_names`).
 """
 
 import hashlib
@@ -15,21 +17,24 @@ import io
 import logging
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from act.device import pick_device
 from act.errors import ConfigError
 from act.language import InstructionEncoder
-from act.policies import POLICIES, make_policy, policy_name
-from act.policies.base import Policy
+from act.policies import GENERATORS, PolicySettings, make_policy
+from act.policies.policy import Policy
 from act.run_folder import find_checkpoint
+from act.stored_names import current_parameter, current_policy
 from demos.spec import EpisodeSpec
 
-FORMAT = 1
+FORMAT = 2
 NEEDED = {"format": int, "policy": str, "policy_config": dict, "spec": dict, "weights": Mapping}
 """What no checkpoint can do without, and its type."""
 DIGEST = b"sha256:"
@@ -38,11 +43,10 @@ COMMENT = len(DIGEST) + 2 * hashlib.sha256().digest_size  # bytes
 
 def describe(policy: Policy) -> dict[str, Any]:
     """What a checkpoint must hold for `load_policy` to build the policy again, its weights aside."""
-    config = policy.config
     return {
         "format": FORMAT,
-        "policy": policy_name(config),
-        "policy_config": asdict(config),
+        "policy": policy.settings.policy,
+        "policy_config": policy.settings.to_dict(),
         "spec": policy.spec.to_dict(),
         "demonstrated_steps": policy.demonstrated_steps,
         "sentences": None if policy.instruction_encoder is None else policy.instruction_encoder.to_dict(),
@@ -69,9 +73,9 @@ def checksum(path: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of one checkpoint file, tensors on the CPU.
+    """The contents of one checkpoint file under their names of today, tensors on the CPU.
 
-    Of files written before there were digests a warning is logged, and they are read as they are.
+    Older files have no checksum; a warning is logged and they are read unchecked.
 
     Raises:
         ConfigError: the file is missing, damaged, or no checkpoint of this toolkit.
@@ -91,14 +95,56 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(contents.get(name), kind):
             wrong = "is of another type" if name in contents else "is missing"
             raise ConfigError(f"{path} is no whole checkpoint: {name} {wrong}; use another one of its run")
-    if contents["format"] != FORMAT:
+    if contents["format"] not in (1, FORMAT):
         raise ConfigError(
             f"{path} has checkpoint format {contents['format']}, this version reads {FORMAT}; "
             "use the version that wrote it"
         )
     if not has_digest:
         logging.getLogger(__name__).warning("%s has no digest, as older checkpoints: read unchecked", path)
+    contents["policy"], contents["policy_config"] = current_policy(contents["policy"], contents["policy_config"])
+    for name in ("weights", "ema"):
+        if contents.get(name):
+            contents[name] = {current_parameter(key): value for key, value in contents[name].items()}
     return contents
+
+
+def upgrade_state_dict(weights: Mapping[str, Tensor], policy: Policy) -> dict[str, Tensor]:
+    """Weights of older versions as this policy has them, under the names of today.
+
+    End-effector positions once had one share of the keyframe for all directions. Keyframes were once predicted without
+    the grippers, and were an input without the remaining way.
+    """
+    weights = dict(weights)
+    for name in ("head.ee_positions.weight", "head.ee_positions.bias"):
+        if name in weights and len(weights[name]) == 8:
+            added, share = weights[name].unflatten(0, (2, 4)).split([3, 1], dim=1)
+            weights[name] = torch.cat([added, torch.zeros_like(added), share.expand_as(added)], dim=1).flatten(0, 1)
+    shapes = {name: value.shape for name, value in policy.named_parameters()}
+    for name in ("encoder.keyframe_head.0.weight", "generator.transformer.proj.keyframe.weight"):
+        if name in weights and name in shapes:
+            missing = shapes[name][1] - weights[name].shape[1]
+            if 0 < missing <= 6:  # any other difference is a misfit
+                weights[name] = F.pad(weights[name], (0, missing))
+    return weights
+
+
+def upgrade_optimizer(
+    stored: dict[str, Any], weights: Mapping[str, Tensor], groups: list[dict], policy: Policy
+) -> dict[str, Any]:
+    """The optimiser's stored state for the parameters in the order of `groups`.
+
+    An optimiser numbers its parameters group by group. Within a group a checkpoint's order is that of its weights.
+    """
+    order = {name: i for i, name in enumerate(weights)}
+    names = {id(p): name for name, p in policy.named_parameters()}
+    state, start = {}, 0
+    for group in groups:
+        new = [names[id(p)] for p in group["params"]]
+        old = {name: start + i for i, name in enumerate(sorted(new, key=order.__getitem__))}
+        state |= {start + i: stored["state"][old[name]] for i, name in enumerate(new) if old[name] in stored["state"]}
+        start += len(new)
+    return stored | {"state": state}
 
 
 def load_policy(
@@ -112,7 +158,7 @@ def load_policy(
     Args:
         path: a checkpoint file or a run folder, see `find_checkpoint`.
         sampling: settings of the policy that change how it answers and not what it learnt, if not as it was trained:
-            see `act.policies.config.SAMPLING`.
+            see `act.policies.settings.SAMPLING`.
         text_encoder: the `module:function` that the user names, to embed sentences that are new to the policy. One that
             only the checkpoint names does not run.
 
@@ -121,19 +167,17 @@ def load_policy(
     """
     path, device = find_checkpoint(path), pick_device(str(device))
     contents = read_checkpoint(path)
-    if contents["policy"] not in POLICIES:
-        known = ", ".join(POLICIES)
+    if contents["policy"] not in GENERATORS:
+        known = ", ".join(GENERATORS)
         raise ConfigError(f"{path} holds a policy called {contents['policy']!r}; this version knows {known}")
-    config_type, _ = POLICIES[contents["policy"]]
-    known = {field.name for field in fields(config_type)}
+    known = {field.name for field in fields(GENERATORS[contents["policy"]][0])}
     if foreign := [name for name in sampling or {} if name not in known]:
         what = f"{path} is a policy of the family {contents['policy']}, which has no {foreign[0]}"
         raise ConfigError(f"{what}; leave --{foreign[0].replace('_', '-')} out")
-    weights = contents.get("ema") or contents["weights"]
     try:
-        config = config_type(**{**contents["policy_config"], **(sampling or {})})
-        policy = make_policy(config, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
-        policy.load_state_dict(weights)
+        settings = PolicySettings.from_dict(contents["policy"], {**contents["policy_config"], **(sampling or {})})
+        policy = make_policy(settings, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
+        policy.load_state_dict(upgrade_state_dict(contents.get("ema") or contents["weights"], policy))
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
         if policy.instruction_encoder is not None:
             stored = contents.get("sentences") or policy.instruction_encoder.to_dict()
@@ -165,11 +209,11 @@ def start_from(policy: Policy, path: Path | str) -> None:
     """
     path = find_checkpoint(path)
     contents = read_checkpoint(path)
-    there, here = contents["policy_config"], asdict(policy.config)
+    there, here = contents["policy_config"], policy.settings.to_dict()
     spec = EpisodeSpec.from_dict(contents["spec"])
     cameras = there.get("cameras") or tuple(spec.cameras if there.get("cameras") is None else ())
     changed = [f"{name} {there[name]!r} → {value!r}" for name, value in here.items() if there.get(name, value) != value]
-    if (family := policy_name(policy.config)) != contents["policy"]:
+    if (family := policy.settings.policy) != contents["policy"]:
         changed.insert(0, f"policy {contents['policy']} → {family}")
     for name, old, new in (
         ("cameras", ", ".join(cameras), ", ".join(policy.cameras)),
@@ -182,7 +226,7 @@ def start_from(policy: Policy, path: Path | str) -> None:
     fits = fits and spec.joint_names == policy.spec.joint_names
     try:
         if fits:
-            policy.load_state_dict(contents.get("ema") or contents["weights"])
+            policy.load_state_dict(upgrade_state_dict(contents.get("ema") or contents["weights"], policy))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         changed = changed or [" ".join(str(error).split())[:160]]
         fits = False
@@ -207,7 +251,7 @@ def check_env_matches(policy: Policy, env_spec: EpisodeSpec) -> None:
     if missing := [name for name in policy.cameras if name not in env_spec.cameras]:
         has = ", ".join(env_spec.cameras) or "none"
         needs = ", ".join(policy.cameras)
-        raise ConfigError(f"the policy looks at cameras {needs}, the environment has {has}; add {missing[0]} to it")
+        raise ConfigError(f"the policy needs cameras {needs}, the environment has {has}; add {missing[0]} to it")
     seen, given = (
         replace(
             spec,

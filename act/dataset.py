@@ -26,7 +26,8 @@ from torch import Tensor
 from act.errors import ConfigError
 from act.frames import Frames, place_for
 from act.language import InstructionEncoder
-from act.policies.base import Batch, Observation, Policy
+from act.policies.base import Batch, Observation
+from act.policies.policy import Policy
 from act.reading import read_ahead
 from act.sampling import ShuffledStarts, balance_tasks, oversample_beginnings, split_groups
 from act.targets import describe_changes, starts_of, targets_of
@@ -175,7 +176,7 @@ class ChunkDataset:
         values = {"qpos": self.qpos, "action": self.action, "keyframe": self.keyframe, "env_state": self.env_state}
         if self.spec.has_ee_positions:
             positions = forward_kinematics(self.spec.robot, self.action.cpu().numpy())
-            values["place"] = torch.from_numpy(positions.reshape(len(positions), -1))
+            values["ee_position"] = torch.from_numpy(positions.reshape(len(positions), -1))
         train = {key: x[self._measured.to(x.device)].double() for key, x in values.items() if x is not None}
         return {key: (x.mean(0).float(), x.std(0, correction=0).float()) for key, x in train.items()}
 

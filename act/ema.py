@@ -4,7 +4,7 @@ import copy
 
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from act.policies.base import Policy
+from act.policies.policy import Policy
 
 
 class MovingAverage:

@@ -24,7 +24,7 @@ from act.device import pick_device
 from act.distributed import ALONE, World
 from act.language import InstructionEncoder
 from act.memory import memory_named
-from act.policies import Policy, make_policy, policy_name
+from act.policies import Policy, PolicySettings, make_policy
 from act.run_folder import SPEC, RunFolder, describe_data, find_checkpoint
 from act.sampling import ShuffledStarts
 from act.threads import Threads
@@ -61,7 +61,7 @@ class FitResult:
 
 def fit(
     data: Path | str | Sequence[Path | str],
-    policy_config: Any,
+    policy_config: PolicySettings,
     train_config: TrainConfig,
     out: Path | str,
     *,
@@ -76,7 +76,7 @@ def fit(
 
     Args:
         data: one or several folders of episodes, or episode files.
-        policy_config: the settings of a policy, see `act.presets.settings` and `act.policies.POLICIES`.
+        policy_config: the settings of a policy, see `act.presets.settings` and `act.policies.PolicySettings`.
         train_config: the settings of the training.
         out: the run folder; new or empty, unless `resume`.
         evaluate: measures a policy in rollouts, every `train_config.eval_every` steps; best.pt is then the best by
@@ -187,7 +187,7 @@ class PreparedRun:
 
 def prepare(
     data: Sequence[Path | str],
-    policy_config: Any,
+    policy_config: PolicySettings,
     train_config: TrainConfig,
     out: Path | str,
     *,
@@ -236,16 +236,16 @@ def prepare(
         resumed = folder.last if resume and folder.last.exists() else init
         policy.instruction_encoder = _instruction_encoder(policy_config, resumed, text_encoder)
         dataset.embed(policy.instruction_encoder, fit=init is None)
-    policy.normalizer.fit(dataset.stats())
+    policy.fit_normalizer(dataset.stats())
     policy.demonstrated_steps = dataset.timeline.longest - policy.chunk_size * config.drop_idle_steps
     if start is not None:
         start_from(policy, start)
     settings = {
         **describe_data([Path(each) for each in data], folder.path),
         "init": None if init is None else str(Path(init).absolute()),
-        "policy": policy_name(policy_config),
+        "policy": policy_config.policy,
         **(extra_settings or {}),
-        **asdict(policy_config),
+        **policy_config.to_dict(),
         **asdict(config),
         "episodes": len(dataset.episodes),
         "data_checksum": dataset.checksum(),
@@ -255,7 +255,7 @@ def prepare(
     return PreparedRun(dataset, policy, config, folder, settings, world, say_once, start)
 
 
-def _instruction_encoder(policy_config: Any, source: Path | None, trusted: str) -> InstructionEncoder:
+def _instruction_encoder(policy_config: PolicySettings, source: Path | None, trusted: str) -> InstructionEncoder:
     """The encoder, with the vectors of the checkpoint that a run goes on from. It runs only if `trusted` names it, or
     if it is minilm."""
     stored = None if source is None else read_checkpoint(find_checkpoint(source)).get("sentences")

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from act.device import free_memory
-from act.policies.base import Policy
+from act.policies.policy import Policy
 from act.timeline import TimeLine
 from demos.episode import Episode
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from act.policies.base import Observation, Policy
+from act.policies.base import Observation
+from act.policies.policy import Policy
 
 
 def interpolate(

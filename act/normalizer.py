@@ -1,4 +1,7 @@
-"""Z-scores kept as buffers inside the policy: they travel in its weights, so there is no statistics file to lose."""
+"""Z-scores kept as buffers inside the policy: they are stored with its weights, so there is no statistics file to lose.
+
+z = (x - normalizer.qpos_mean) / normalizer.qpos_std
+"""
 
 from collections.abc import Mapping
 
@@ -12,11 +15,22 @@ from act.targets import MIN_STD
 
 
 class Normalizer(nn.Module):
-    """Normalises named vectors to zero mean and unit standard deviation; the identity until `fit`.
+    """Mean and standard deviation of named vectors: 0 and 1 until `fit`.
 
     Args:
-        dims: vector length by name, for example `{"qpos": 14, "action": 14}`.
+        dims: length of each vector by name, for example `{"qpos": 14, "env_state": 7}`.
     """
+
+    qpos_mean: Tensor
+    qpos_std: Tensor
+    env_state_mean: Tensor
+    env_state_std: Tensor
+    keyframe_mean: Tensor
+    keyframe_std: Tensor
+    action_mean: Tensor
+    action_std: Tensor
+    ee_position_mean: Tensor
+    ee_position_std: Tensor
 
     def __init__(self, dims: Mapping[str, int]):
         super().__init__()
@@ -39,16 +53,5 @@ class Normalizer(nn.Module):
                 raise ConfigError(f"statistics of {key!r} have shapes {mean.shape} and {std.shape}, needed ({dim},)")
             if not (np.isfinite(mean).all() and np.isfinite(std).all()):
                 raise ConfigError(f"statistics of {key!r} are not finite: check the demonstrations for NaN")
-            self._buffer(key, "mean").copy_(torch.from_numpy(mean))
-            self._buffer(key, "std").copy_(torch.from_numpy(np.maximum(std, MIN_STD)))
-
-    def normalize(self, key: str, x: Tensor) -> Tensor:
-        """(..., dim) physical units → (..., dim) z-scores."""
-        return (x - self._buffer(key, "mean")) / self._buffer(key, "std")
-
-    def unnormalize(self, key: str, x: Tensor) -> Tensor:
-        """(..., dim) z-scores → (..., dim) physical units."""
-        return x * self._buffer(key, "std") + self._buffer(key, "mean")
-
-    def _buffer(self, key: str, moment: str) -> Tensor:
-        return self.get_buffer(f"{key}_{moment}")
+            self.get_buffer(f"{key}_mean").copy_(torch.from_numpy(mean))
+            self.get_buffer(f"{key}_std").copy_(torch.from_numpy(np.maximum(std, MIN_STD)))

@@ -1,28 +1,26 @@
 """Settings that go together, by name; every one of them can be overridden by a flag of scripts/train.py."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from act.errors import ConfigError
-from act.policies import POLICIES, ACTConfig
-from act.policies.config import AnsweringConfig
+from act.policies import GENERATORS, PolicySettings
+from act.policies.generators.config import CVAEConfig, GeneratorConfig, RegressionConfig
 from act.train_config import TrainConfig
 
-PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
-    # Zhao et al. 2023, table III and its public code, for 100,000 steps; the decoder is one layer deep (see act.py).
-    "paper": (ACTConfig(), TrainConfig()),
-    # Two CPU cores and small pictures, 120 × 160 say; what was chosen by measuring stands in the README.
+PRESETS: dict[str, tuple[PolicySettings, TrainConfig]] = {
+    # Zhao et al. 2023, table III and its public code, for 100,000 steps; the decoder has one layer (see cvae.py).
+    "paper": (PolicySettings(), TrainConfig()),
+    # Two CPU cores and small images, 120 × 160 say; the values were chosen by measurement.
     "cpu": (
-        ACTConfig(
+        PolicySettings(
             chunk_size=50,
             d_model=128,
             n_heads=4,
             ffn_dim=512,
-            n_style_layers=1,
             n_encoder_layers=2,
             n_decoder_layers=1,
             dropout=0.0,
-            use_vae=False,
             backbone="tf_efficientnet_lite0",
             backbone_frozen=True,
             backbone_stride=32,
@@ -31,8 +29,9 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
             keypoint_stride=8,
             frame_shift=8,
             keyframe_weight=3.0,
-            place_weight=1.0,
+            ee_position_weight=1.0,
             backbone_lr=1e-2,
+            generator=RegressionConfig(),
         ),
         TrainConfig(
             steps=10_000,
@@ -51,29 +50,33 @@ PRESETS: dict[str, tuple[ACTConfig, TrainConfig]] = {
     ),
 }
 
-TOLD: dict[str, dict[str, Any]] = {
+GENERATOR_OVERRIDES: dict[str, dict[str, GeneratorConfig]] = {"cpu": {"act": CVAEConfig(n_vae_encoder_layers=1)}}
+"""Preset → policy → settings of its generator that are not its defaults."""
+
+LANGUAGE_OVERRIDES: dict[str, dict[str, Any]] = {
     "paper": {"beginning_fraction": 0.3},
     "cpu": {"beginning_fraction": 0.3, "batch_size": 64, "lr": 1e-3},
 }
-"""What is otherwise where a policy is told in words. They decide at the beginning, as `act.sampling` says, and their
-noise makes gradients noisy, so that batches of 16 leave what tells keyframes less exact."""
+"""Preset → training settings of a policy with instructions. An instruction decides at the beginning of an episode (see
+`act.sampling`), and its noise makes gradients noisy, so that batches of 16 predict keyframes less exactly."""
 
 
-def settings(preset: str, policy: str = "act", *, told: bool = False) -> tuple[AnsweringConfig, TrainConfig]:
-    """The settings of a preset for a family of policies: what ACT shares with it, and the family's own defaults.
+def settings(preset: str, policy: str | None = None, *, language: bool = False) -> tuple[PolicySettings, TrainConfig]:
+    """The settings of a preset.
 
     Args:
-        told: whether the policy is told in words what to do.
+        policy: a name of `GENERATORS`; None: the preset's own.
+        language: instructions are an input.
 
     Raises:
         ConfigError: unknown preset or policy.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
-    if policy not in POLICIES:
-        raise ConfigError(f"unknown policy {policy!r}; known policies: {', '.join(POLICIES)}")
     config, training = PRESETS[preset]
-    if policy != "act":
-        shared = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig)}
-        config = POLICIES[policy][0](**shared)
-    return config, replace(training, **TOLD[preset]) if told else training
+    if policy is not None and policy != config.policy:
+        if policy not in GENERATORS:
+            raise ConfigError(f"unknown policy {policy!r}; known policies: {', '.join(GENERATORS)}")
+        overrides = GENERATOR_OVERRIDES.get(preset, {})
+        config = replace(config, generator=overrides.get(policy) or GENERATORS[policy][0]())
+    return config, replace(training, **LANGUAGE_OVERRIDES[preset]) if language else training

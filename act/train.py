@@ -1,4 +1,4 @@
-"""The training loop, for any policy of `act.policies.base`.
+"""The training loop, for a policy (`act.policies.policy`).
 
     for step in 1 … steps:
         batch step-1 of the shuffled starts → policy(batch)["loss"] → backward → clip → AdamW → moving average
@@ -30,14 +30,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from act.checkpoint import describe, read_checkpoint, to_bytes
+from act.checkpoint import describe, read_checkpoint, to_bytes, upgrade_optimizer, upgrade_state_dict
 from act.dataset import ChunkDataset
 from act.device import autocast, pick_device, pick_dtype
 from act.distributed import ALONE, World, data_parallel
 from act.ema import MovingAverage
 from act.errors import ConfigError
 from act.memory import memory_named
-from act.policies.base import Batch, Policy
+from act.policies.base import Batch
+from act.policies.policy import Policy
 from act.run_folder import RunFolder
 from act.sampling import ShuffledStarts
 from act.stopping import StopSignals
@@ -283,7 +284,7 @@ class Trainer:
 
     def _load(self, state: dict[str, Any]) -> None:
         before = current_names({**state.get("policy_config", {}), **state.get("train_config", {})})
-        now = asdict(self.policy.config) | asdict(self.config)
+        now = self.policy.settings.to_dict() | asdict(self.config)
         for name in sorted(before.keys() & now.keys() - self.config.free_on_resume):
             if before[name] != now[name]:
                 raise ConfigError(
@@ -291,10 +292,11 @@ class Trainer:
                     "continue with the same settings, or start anew in another --out"
                 )
         try:
-            self.policy.load_state_dict(state["weights"])
+            self.policy.load_state_dict(upgrade_state_dict(state["weights"], self.policy))
             if self.ema is not None:
-                self.ema.policy.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+                self.ema.policy.load_state_dict(upgrade_state_dict(state["ema"], self.policy))
+            groups = self.optimizer.param_groups
+            self.optimizer.load_state_dict(upgrade_optimizer(state["optimizer"], state["weights"], groups, self.policy))
             self.step, self.selection.best = state["step"], state["best"]
             self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
             self.unmeasured = state.get("unmeasured", False)

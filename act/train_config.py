@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from act.errors import ConfigError
-from act.policies.config import check_types
+from act.policies.checks import check_types
 from demos.spec import JpegColors
 
 LearnFrom = Literal["demonstrated", "human", "all"]

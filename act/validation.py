@@ -6,7 +6,7 @@ import torch
 
 from act.dataset import ChunkDataset
 from act.device import autocast, pick_dtype
-from act.policies.base import Policy
+from act.policies.policy import Policy
 from act.train_config import TrainConfig
 
 
@@ -102,7 +102,7 @@ def validate(
         for name, value in losses.items():
             share = value.item() * len(starts) / len(chosen)
             figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + share
-        error = policy.normalizer.normalize("action", predicted) - policy.normalizer.normalize("action", batch.action)
+        error = (predicted - batch.action) / policy.head.normalizer.action_std
         errors += error[~batch.is_pad].abs().sum().item()
         cells += int((~batch.is_pad).sum()) * error.shape[-1]
     return figures | {"val/predict_l1": errors / cells}

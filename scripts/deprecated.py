@@ -15,15 +15,28 @@ DEPRECATED_FLAGS: dict[str, dict[str, str]] = {
         "--every": "--replan-every",
         "--execute": "--n-action-steps",
         "--phrases": "--instructions",
+        "--sampling-steps": "--num-inference-steps",
         "--way": "--variant",
     },
     "train": {
         "--beginnings": "--beginning-fraction",
+        "--n-style-layers": "--n-vae-encoder-layers",
+        "--nats-weight": "--nll-weight",
+        "--noise-levels": "--num-train-timesteps",
+        "--place-weight": "--ee-position-weight",
+        "--resolution": "--bin-width",
+        "--sampling-steps": "--num-inference-steps",
         "--skip-misses": "--drop-failed-grasps",
         "--skip-pauses": "--drop-idle-steps",
+        "--slope-weight": "--r1-weight",
     },
 }
 """Script (its file name without .py) → old flag → new flag. Boolean flags need one row: --no-OLD is replaced, too."""
+
+DEPRECATED_SWITCHES = {
+    "train": {"--use-vae": ("--policy", "act"), "--no-use-vae": ("--policy", "regression")},
+}
+"""Script → old flag without a value → new flag and its value."""
 
 
 def upgrade_flags(script: str, argv: Sequence[str], note: Callable[[str], object] = lambda line: None) -> list[str]:
@@ -42,6 +55,10 @@ def upgrade_flags(script: str, argv: Sequence[str], note: Callable[[str], object
             return words + list(argv[position:])
         written, equals, value = word.partition("=")
         flag = written.replace("_", "-")
+        if flag in (switches := DEPRECATED_SWITCHES.get(script, {})):
+            note(f"note: {written} is now {' '.join(switches[flag])}; the old name will be removed in the next version")
+            words += switches[flag]
+            continue
         if flag in table:
             new = table[flag]
         elif flag.startswith("--no-") and (positive := f"--{flag.removeprefix('--no-')}") in table:

@@ -69,7 +69,7 @@ def _computed(policy: Policy, config: TrainConfig, num_envs: int) -> tuple[float
     encoded = _mean_seconds(lambda: policy.encode_frames(camera, seen.images[camera]), device)
     features = policy.encode_frames(camera, seen.images[camera])
     assert features is not None  # the preset's backbone is frozen
-    keyframe = torch.randn(config.batch_size, policy.normalizer.dims["keyframe"], device=device)
+    keyframe = torch.randn(config.batch_size, policy.encoder.normalizer.dims["keyframe"], device=device)
     batch = replace(batch, observation=replace(seen, images={}, features={camera: features}), keyframe=keyframe)
     with trainer_of(policy, config) as trainer:
         trained = _mean_seconds(lambda: trainer.update(policy, policy, [batch]), device)

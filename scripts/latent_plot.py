@@ -69,7 +69,7 @@ def main(args: Args) -> None:
 
     policy = load_policy(checkpoint, "cpu", text_encoder=args.text_encoder)
     if not policy.noise_dim:
-        raise ConfigError(f"{args.checkpoint} has no latent to sample; train one with --use-vae --prior learned")
+        raise ConfigError(f"{args.checkpoint} has no latent to sample; train one with --policy act --prior learned")
     robot = policy.spec.robot
     if not policy.spec.has_ee_positions or len(robot.arms) != 2:
         raise ConfigError(f"{args.checkpoint}: its actions do not give the positions of two end effectors")

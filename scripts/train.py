@@ -19,7 +19,7 @@ import scripts.early  # noqa: F401
 
 # isort: split
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +29,7 @@ from tyro.conf import OmitArgPrefixes, Suppress
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from act.policies import POLICIES, policy_name
-from act.policies.config import AnsweringConfig
+from act.policies import GENERATORS, PolicySettings
 from act.presets import settings
 from act.run_folder import RunFolder, find_checkpoint, find_data
 from act.threads import Threads
@@ -66,7 +65,8 @@ class Args:
     preset: str = "cpu"
     """cpu (two cores, small pictures) or paper (as published)."""
     family: Annotated[str, tyro.conf.arg(name="policy")] = "act"
-    """How chunks are generated: act, regression, autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
+    """How chunks are generated: act (a conditional VAE), regression (ACT without its VAE, the cpu preset's),
+    autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
     resume: bool = False
     """Continue the run in the folder; start one if there is none. If its data were moved, give --data."""
     init: Path | None = None
@@ -83,7 +83,7 @@ class Args:
     """Environments side by side in these rollouts."""
     named_encoder: Suppress[str] = ""
     """The text encoder that the command line names, not config.json: only this one runs, or minilm."""
-    policy: Annotated[AnsweringConfig, OmitArgPrefixes]
+    policy: Annotated[PolicySettings, OmitArgPrefixes]
     training: Annotated[TrainConfig, OmitArgPrefixes]
 
 
@@ -111,32 +111,37 @@ def parse(argv: list[str]) -> Args:
             defaults["init"] = Path(stored["init"]) if stored.get("init") else None
             family = stored.get("policy", "act")  # the only one there once was
             defaults |= {"eval_episodes": stored.get("eval_episodes", 20), "family": family}
-            policy, training = _pick(POLICIES[family][0], stored), _pick(TrainConfig, stored)
+            known = PolicySettings().to_dict() | asdict(GENERATORS[family][0]())
+            own = {name: value for name, value in stored.items() if name in known}
+            policy, training = PolicySettings.from_dict(family, own), _pick(TrainConfig, stored)
         except (KeyError, TypeError, ConfigError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{first.out}/config.json is damaged ({reason}); put it back, or train anew") from error
     else:
-        family, encoder = first.policy or "act", first.text_encoder
+        family, encoder = first.policy, first.text_encoder
         start = None if first.init is None else _start_from(first.init, first.policy)
         if start is not None:
-            family, encoder = policy_name(start), start.text_encoder
-        policy, training = settings(first.preset, family, told=bool(encoder))
+            family, encoder = start.policy, start.text_encoder
+        policy, training = settings(first.preset, family, language=bool(encoder))
         policy = start or policy
-        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": family}
+        defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": policy.policy}
     defaults["named_encoder"] = first.text_encoder
-    return tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
+    args = tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
+    if args.family != policy.policy:
+        raise ConfigError(f"{args.out} holds a run of the policy {policy.policy}; leave --policy {args.family} out")
+    return args
 
 
-def _start_from(path: Path, family: str | None) -> AnsweringConfig:
+def _start_from(path: Path, family: str | None) -> PolicySettings:
     """The settings of the policy that a new run starts from."""
     from act.checkpoint import read_checkpoint
 
     stored = read_checkpoint(find_checkpoint(path))
-    if (there := stored["policy"]) not in POLICIES or family not in (None, there):
-        known = ", ".join(POLICIES) if family is None else family
+    if (there := stored["policy"]) not in GENERATORS or family not in (None, there):
+        known = ", ".join(GENERATORS) if family is None else family
         raise ConfigError(f"{path} is a policy of the family {there}, and --init cannot make it another one ({known})")
     try:
-        return POLICIES[there][0](**stored["policy_config"])
+        return PolicySettings.from_dict(there, stored["policy_config"])
     except TypeError as error:
         raise ConfigError(f"{path} does not fit this version ({error}); use the version that wrote it") from error
 

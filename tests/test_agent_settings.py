@@ -18,8 +18,7 @@ import scripts.train
 from act.agent_settings import AgentSettings
 from act.checkpoint import describe, load_policy, to_bytes
 from act.chunking import RecedingHorizon
-from act.policies import make_policy
-from act.policies.config import AnsweringConfig
+from act.policies import PolicySettings, make_policy
 from act.run_folder import RunFolder
 from demos.phrases import instruction_for, sample_instruction
 from demos.record import spec_of
@@ -33,8 +32,8 @@ from scripts.view import Rerun, labelled
 
 HAND_OVER, STACK, TRANSFER = TASKS["hand_over"], TASKS["stack"], TASKS["transfer_cube"]
 WORDS = {"text_encoder": "tiny:Letters", "text_dim": Letters.dim}
-LATENT = replace(BLIND, use_vae=True, prior="learned")
-SEES = replace(TINY, cameras=("top",), **WORDS)
+LATENT = BLIND.replace(prior="learned")
+SEES = TINY.replace(cameras=("top",), **WORDS)
 SEED = 100_000
 
 
@@ -43,7 +42,7 @@ def spec(task: str, *cameras: str) -> EpisodeSpec:
     return spec_of(gym.make(task, cameras=dict.fromkeys(cameras, (24, 32)), lazy=True, disable_env_checker=True))
 
 
-def saved(folder: Path, config: AnsweringConfig, learnt: EpisodeSpec) -> Path:
+def saved(folder: Path, config: PolicySettings, learnt: EpisodeSpec) -> Path:
     """A checkpoint of random weights."""
     torch.manual_seed(0)
     policy = make_policy(config, learnt)
@@ -86,23 +85,23 @@ def rerun(path: Path, text_encoder: str | None = None) -> list[np.ndarray]:
     return [again(*episode).action for _, episode in labelled(results["episodes"])]
 
 
-CASES: dict[str, tuple[AnsweringConfig, str, str]] = {
+CASES: dict[str, tuple[PolicySettings, str, str]] = {
     "default": (LATENT, TRANSFER, ""),
     "execute": (LATENT, TRANSFER, "--n-action-steps 2"),
     "ensemble": (LATENT, TRANSFER, "--temporal-ensemble-coeff 0.5 --replan-every 2"),
-    "pictures": (replace(TINY, cameras=("top",)), TRANSFER, "--n-action-steps 3"),
+    "pictures": (TINY.replace(cameras=("top",)), TRANSFER, "--n-action-steps 3"),
     "bfloat16": (LATENT, TRANSFER, "--dtype bfloat16"),
     "a sample an episode": (LATENT, TRANSFER, "--sample episode --samples-per-seed 2"),
     "a sample a query": (LATENT, TRANSFER, "--sample chunk --n-action-steps 2 --samples-per-seed 3"),
-    "flow matching": (family("flow-matching"), TRANSFER, "--sample episode --sampling-steps 2"),
+    "flow matching": (family("flow-matching"), TRANSFER, "--sample episode --num-inference-steps 2"),
     "temperature": (family("flow"), TRANSFER, "--sample episode --temperature 0.3"),
     "top p": (family("autoregressive"), TRANSFER, "--sample chunk --top-p 0.5 --n-action-steps 3"),
-    "words": (replace(LATENT, **WORDS), HAND_OVER, ""),
-    "unseen words": (replace(LATENT, **WORDS), HAND_OVER, "--instructions unseen"),
-    "no words": (replace(LATENT, **WORDS), HAND_OVER, "--instructions none"),
-    "way": (replace(LATENT, **WORDS), HAND_OVER, "--variant left"),
+    "words": (LATENT.replace(**WORDS), HAND_OVER, ""),
+    "unseen words": (LATENT.replace(**WORDS), HAND_OVER, "--instructions unseen"),
+    "no words": (LATENT.replace(**WORDS), HAND_OVER, "--instructions none"),
+    "way": (LATENT.replace(**WORDS), HAND_OVER, "--variant left"),
     "instruction": (
-        replace(LATENT, **WORDS),
+        LATENT.replace(**WORDS),
         HAND_OVER,
         "--instruction abcdefgh --sample episode --samples-per-seed 2",
     ),
@@ -131,7 +130,7 @@ def test_rollout_film_and_viewer_are_the_same_episode(case, waves, tmp_path):
 
 def test_of_several_tasks_the_viewer_acts_each_again(waves, tmp_path):
     learnt = replace(spec(HAND_OVER, "top"), env_ids=(HAND_OVER, STACK), task="", env_state_dim=0)
-    checkpoint = saved(tmp_path, replace(TINY, cameras=("top",), **WORDS), learnt)
+    checkpoint = saved(tmp_path, TINY.replace(cameras=("top",), **WORDS), learnt)
     path = roll_out(checkpoint, "--task", "all", "--text-encoder", "tiny:Letters")
     for task, wave in zip(("hand_over", "stack"), (waves[:2], waves[2:]), strict=True):
         again = rerun(path.with_stem(f"results_{task}"), "tiny:Letters")
@@ -139,7 +138,7 @@ def test_of_several_tasks_the_viewer_acts_each_again(waves, tmp_path):
 
 
 def test_the_episode_that_is_acted_again_has_the_words_and_the_success_of_the_rollout(waves, tmp_path):
-    checkpoint = saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER))
+    checkpoint = saved(tmp_path, LATENT.replace(**WORDS), spec(HAND_OVER))
     results = read_results(roll_out(checkpoint, "--variant", "left", "--text-encoder", "tiny:Letters"))
     episode = Rerun(results, tmp_path, "tiny:Letters")(SEED)
     assert episode.instructions == (instruction_for(HAND_OVER, "left", SEED),)
@@ -199,7 +198,7 @@ def test_results_find_the_checkpoint_that_they_are_of(waves, tmp_path, caplog, m
     assert not caplog.records
     np.testing.assert_array_equal(Rerun(results, tmp_path, moved=new)(SEED).action, np.stack(waves[0])[:, 0])
     assert not caplog.records
-    saved(tmp_path / "run", replace(LATENT, latent_dim=3), spec(TRANSFER))
+    saved(tmp_path / "run", LATENT.replace(latent_dim=3), spec(TRANSFER))
     Rerun(results, tmp_path)
     assert says(caplog.text, checkpoint, "rollout")
 
@@ -209,7 +208,7 @@ def test_results_without_a_checkpoint_are_refused(tmp_path):
 
 
 def test_the_words_on_the_page_of_teleoperation_are_those_that_the_policy_is_told(tmp_path):
-    policy = load_policy(saved(tmp_path, replace(LATENT, **WORDS), spec(HAND_OVER)), "cpu", None, "tiny:Letters")
+    policy = load_policy(saved(tmp_path, LATENT.replace(**WORDS), spec(HAND_OVER)), "cpu", None, "tiny:Letters")
     agent = agent_for(AgentSettings(), policy, HAND_OVER)
     assert [agent.instruct(seed) for seed in range(20)] == [sample_instruction(HAND_OVER, seed) for seed in range(20)]
 
@@ -237,7 +236,7 @@ def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, 
     words += (
         "--val-starts 8 --save-every 2 --eval-every 2 --eval-episodes 3 --num-envs 1 --wandb disabled --device cpu "
     )
-    words += "--keyframe-weight 0 --place-weight 0 --cameras"
+    words += "--keyframe-weight 0 --ee-position-weight 0 --cameras"
     assert scripts.train.main(scripts.train.parse(words.split())) == 0
     record = next(each for each in RunFolder(out).history() if "eval/mean_jerk" in each)
     flags = "--seed 50000 --episodes 3 --text-encoder tiny:Letters --horizon 20"

@@ -12,6 +12,7 @@ from tiny import BLIND, SPEC, TINY, make, make_batch, write_episodes
 from torch.utils.flop_counter import FlopCounterMode
 
 from act.errors import ConfigError
+from act.policies.generators.config import RegressionConfig
 from envs.results import wilson_interval
 from scripts.bench import Args, main
 from scripts.benchmarks import learning
@@ -44,7 +45,10 @@ def test_sides_are_measured_in_turn_and_ratios_favour_the_better():
 
 def losses(mode: Mode) -> list[float]:
     """Of five steps on one batch."""
-    policy, found = make(replace(BLIND, use_vae=False)), []  # z is drawn in another order where it is compiled
+    policy, found = (
+        make(BLIND.replace(generator=RegressionConfig())),
+        [],
+    )  # z is drawn in another order where it is compiled
     batch = make_batch()
     with stepping(policy, mode, CPU) as step:
         for _ in range(5):
@@ -90,7 +94,7 @@ def test_the_script_measures_prints_and_writes_its_parts(tmp_path, monkeypatch, 
     assert "a frame" in capsys.readouterr().out
 
 
-SMALL = replace(TINY, cameras=("top",))
+SMALL = TINY.replace(cameras=("top",))
 SIZE = {"sizes": ((48, 64),), "config": SMALL}
 
 

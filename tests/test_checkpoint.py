@@ -11,15 +11,19 @@ from tiny import NO_IMAGES, SPEC, TINY
 
 from act.checkpoint import FORMAT, check_env_matches, describe, load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
-from act.policies import POLICIES, Observation, Policy, make_policy
+from act.policies import GENERATORS, Observation, Policy, make_policy
+from act.policies.generators.config import RegressionConfig
 from demos.robot import Robot
 
 
 def make(**settings) -> Policy:
     torch.manual_seed(0)
-    policy = make_policy(dataclasses.replace(TINY, **settings), SPEC)
-    policy.normalizer.fit(
-        {key: (torch.randn(dim), torch.rand(dim) + 0.5) for key, dim in policy.normalizer.dims.items()}
+    policy = make_policy(TINY.replace(**settings), SPEC)
+    policy.fit_normalizer(
+        {
+            key: (torch.randn(dim), torch.rand(dim) + 0.5)
+            for key, dim in (policy.encoder.normalizer.dims | policy.head.normalizer.dims).items()
+        }
     )
     return policy.eval()
 
@@ -37,12 +41,14 @@ def save(path: Path, policy: Policy, /, ema: Policy | None = None, **changes) ->
     return path
 
 
-@pytest.mark.parametrize("settings", [{}, NO_IMAGES, {"cameras": ("wrist",), "use_vae": False, "pre_norm": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, NO_IMAGES, {"cameras": ("wrist",), "generator": RegressionConfig(), "pre_norm": True}]
+)
 def test_a_loaded_policy_predicts_what_the_saved_one_did(tmp_path, settings):
     policy, seen = make(**settings), observe()
     loaded = load_policy(save(tmp_path / "a.pt", policy), "cpu")
     assert not loaded.training
-    assert loaded.config == policy.config
+    assert loaded.settings == policy.settings
     assert loaded.spec == SPEC
     assert torch.equal(loaded.predict(seen), policy.predict(seen))
 
@@ -50,15 +56,13 @@ def test_a_loaded_policy_predicts_what_the_saved_one_did(tmp_path, settings):
 def test_averaged_weights_are_what_users_get(tmp_path):
     policy, seen = make(**NO_IMAGES), observe()
     averaged = make(**NO_IMAGES)
-    torch.nn.init.ones_(averaged.get_parameter("action_head.bias"))
+    torch.nn.init.ones_(averaged.get_parameter("head.joints.bias"))
     loaded = load_policy(save(tmp_path / "a.pt", policy, ema=averaged), "cpu")
     assert torch.equal(loaded.predict(seen), averaged.predict(seen))
 
 
 def test_imagenet_weights_are_not_downloaded_again(tmp_path, monkeypatch):
-    policy = make_policy(
-        dataclasses.replace(TINY, backbone_weights="imagenet", backbone_width=1.0), SPEC, pretrained=False
-    )
+    policy = make_policy(TINY.replace(backbone_weights="imagenet", backbone_width=1.0), SPEC, pretrained=False)
     path = save(tmp_path / "a.pt", policy)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
@@ -108,10 +112,10 @@ def test_errors_say_what_would_work(tmp_path):
     )
     save(tmp_path / "new.pt", policy, format=FORMAT + 1)
     assert message(tmp_path / "new.pt") == (
-        "new.pt has checkpoint format 2, this version reads 1; use the version that wrote it"
+        "new.pt has checkpoint format 3, this version reads 2; use the version that wrote it"
     )
     save(tmp_path / "other.pt", policy, policy="oracle")
-    known = ", ".join(POLICIES)
+    known = ", ".join(GENERATORS)
     assert message(tmp_path / "other.pt") == f"other.pt holds a policy called 'oracle'; this version knows {known}"
     save(tmp_path / "misfit.pt", policy, weights=make().state_dict())
     assert message(tmp_path / "misfit.pt").startswith("misfit.pt does not fit this version (RuntimeError: Error(s)")
@@ -130,7 +134,7 @@ def test_an_environment_that_shows_something_else_is_refused():
     check_env_matches(policy, dataclasses.replace(SPEC, cameras={"left": (4, 4), "top": (24, 32)}))
 
     assert refusal(cameras={"left": (24, 32), "wrist": (16, 24)}) == (
-        "the policy looks at cameras top, the environment has left, wrist; add top to it"
+        "the policy needs cameras top, the environment has left, wrist; add top to it"
     )
     text = (
         "the policy was trained with other episodes than this environment gives (here: the policy, there: the "
@@ -194,6 +198,6 @@ def test_a_missing_part_is_named(tmp_path, name):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
     policy = make(**NO_IMAGES)
-    policy.get_parameter("action_head.bias").data[3] = value
-    with pytest.raises(ConfigError, match=r"a\.pt: weights action_head\.bias are NaN or infinite; use another"):
+    policy.get_parameter("head.joints.bias").data[3] = value
+    with pytest.raises(ConfigError, match=r"a\.pt: weights head\.joints\.bias are NaN or infinite; use another"):
         load_policy(save(tmp_path / "a.pt", policy), "cpu")

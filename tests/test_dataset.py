@@ -125,10 +125,10 @@ def test_statistics_are_those_of_the_training_split(tmp_path):
     write_episodes(tmp_path)
     dataset = ChunkDataset(tmp_path, 6)
     stats = dataset.stats()
-    assert set(stats) == {"qpos", "action", "keyframe", "place", "env_state"}
+    assert set(stats) == {"qpos", "action", "keyframe", "ee_position", "env_state"}
     told = {
         "keyframe": [keyframes(episode.action, episode.qpos, ALOHA_JOINTS) for episode in dataset.episodes],
-        "place": [tool_positions(episode.action) for episode in dataset.episodes],
+        "ee_position": [tool_positions(episode.action) for episode in dataset.episodes],
     }
     for key, (mean, std) in stats.items():
         rows = told.get(key) or [getattr(episode, key) for episode in dataset.episodes]

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import tyro
 
-from act.policies import POLICIES
+from act.policies import GENERATORS
 from act.stored_names import RENAMED_SETTINGS, current_names
 from scripts.deprecated import DEPRECATED_FLAGS, upgrade_flags
 
@@ -20,7 +20,7 @@ ROWS = [(script, old, new) for script, table in DEPRECATED_FLAGS.items() for old
 def flags_of(script: str) -> frozenset[str]:
     """All flags of a script; of scripts/train.py those of every policy."""
     module, found = importlib.import_module(f"scripts.{script}"), set[str]()
-    calls = [["--policy", name, "--help"] for name in POLICIES] if script == "train" else [["--help"]]
+    calls = [["--policy", name, "--help"] for name in GENERATORS] if script == "train" else [["--help"]]
     for words in calls:
         shown = io.StringIO()
         with redirect_stdout(shown), suppress(SystemExit):
@@ -46,6 +46,19 @@ def test_each_old_flag_becomes_the_new_one(script, old, new):
 def test_the_new_flag_is_one_of_the_script_and_the_old_one_is_not(script, old, new):
     assert new in flags_of(script)
     assert old not in flags_of(script)
+
+
+def test_the_switch_of_the_vae_became_a_policy():
+    notes: list[str] = []
+    words = ["--out", "x", "--use_vae", "--no-use-vae", "--", "--use-vae"]
+    wanted = ["--out", "x", "--policy", "act", "--policy", "regression", "--", "--use-vae"]
+    assert upgrade_flags("train", words, notes.append) == wanted
+    assert len(notes) == 2
+    assert current_names({"use_vae": False, "kl_weight": 1.0, "d_model": 8}) == {
+        "policy": "regression",
+        "d_model": 8,
+    }
+    assert current_names({"use_vae": True, "kl_weight": 1.0}) == {"kl_weight": 1.0}
 
 
 def test_other_words_stay_as_they_are():

@@ -23,12 +23,13 @@ from tiny import NO_IMAGES, write_episodes
 
 from act.checkpoint import load_policy
 from act.distributed import join_world
+from act.policies.generators.config import RegressionConfig
 from act.sampling import ShuffledStarts
 from demos.episode import Episode, find_episodes
 from scripts import train as script
 
 ROOT = Path(__file__).parents[1]
-CERTAIN = {**NO_IMAGES, "dropout": 0.0, "use_vae": False}
+CERTAIN = {**NO_IMAGES, "dropout": 0.0, "generator": RegressionConfig()}
 """Settings of a policy without anything random in a step."""
 
 
@@ -37,7 +38,7 @@ def words(text: str) -> list[str]:
 
 
 FLAGS = words(
-    "--cameras --use-env-state --no-use-vae --dropout 0 --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 "
+    "--cameras --use-env-state --policy regression --dropout 0 --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 "
     "--batch-size 12 --schedule constant --log-every 2 --val-every 4 --save-every 4 "
     "--device cpu --dtype float32 --wandb disabled"
 )

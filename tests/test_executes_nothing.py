@@ -21,6 +21,7 @@ import scripts.view
 from act.checkpoint import load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
 from act.language import InstructionEncoder
+from act.policies.generators.config import CVAEConfig, RegressionConfig
 from demos.episode import Episode
 from demos.phrases import instruction_for
 from demos.replay import replay
@@ -32,7 +33,7 @@ from scripts.view import Rerun
 
 TASK = TASKS["hand_over"]
 ENCODER = "mark_on_import:Encoder"
-CONFIG = replace(BLIND, use_vae=False, text_encoder=ENCODER, text_dim=8)
+CONFIG = BLIND.replace(generator=RegressionConfig(), text_encoder=ENCODER, text_dim=8)
 NEW = (
     "'dab a cab' is new to the policy, and its text encoder 'mark_on_import:Encoder' .* --text-encoder mark_on_import:"
 )
@@ -98,7 +99,7 @@ def test_an_encoder_of_another_name_is_refused(checkpoint, mark, tmp_path):
     wrong = "names 'tiny:Letters', and the policy was trained with 'mark_on_import:Encoder', which makes 8 numbers"
     with pytest.raises(ConfigError, match=wrong):
         load_policy(checkpoint, "cpu", text_encoder="tiny:Letters")
-    deaf = saved(tmp_path, replace(CONFIG, text_encoder=""), spec(TASK))
+    deaf = saved(tmp_path, CONFIG.replace(text_encoder=""), spec(TASK))
     with pytest.raises(ConfigError, match="takes no instructions; leave --text-encoder out"):
         load_policy(deaf, "cpu", text_encoder=ENCODER)
     assert not mark.exists()
@@ -125,7 +126,10 @@ def test_scripts_start_only_the_encoder_that_their_command_line_names(checkpoint
     ):
         with pytest.raises(ConfigError, match=r"is new to the policy, .* --text-encoder mark_on_import:Encoder$"):
             main(script, line, *words)
-    latent = change(saved(tmp_path, replace(CONFIG, use_vae=True), spec(TASK)), sentences=None)
+    latent = change(
+        saved(tmp_path, CONFIG.replace(generator=CVAEConfig(n_vae_encoder_layers=1, latent_dim=4)), spec(TASK)),
+        sentences=None,
+    )
     with pytest.raises(ConfigError, match=NEW):
         main(scripts.latent_plot, plot.replace(str(checkpoint), str(latent)))
     assert not mark.exists()
@@ -153,7 +157,9 @@ def test_a_run_that_continues_starts_no_encoder_that_only_its_folder_names(mark,
     data, out = write_episodes(tmp_path / "data", spec=spec(TASK), instruction=told), tmp_path / "run"
     line = f"--data {data} --out {out} --text-encoder {ENCODER} --text-dim 8 --chunk-size 6 --d-model 16 --n-heads 2"
     line += " --ffn-dim 32 --n-encoder-layers 1 --batch-size 4 --steps 2 --warmup-steps 1 --val-every 2 --val-starts 8"
-    line += " --save-every 2 --schedule constant --keyframe-weight 0 --place-weight 0 --device cpu --wandb disabled"
+    line += (
+        " --save-every 2 --schedule constant --keyframe-weight 0 --ee-position-weight 0 --device cpu --wandb disabled"
+    )
     assert main(scripts.train, f"{line} --use-env-state --cameras") == 0
     assert mark.exists()
     mark.unlink()
@@ -175,12 +181,11 @@ NOWHERE = "there is no environment 'mark_on_import:Mark-v0'; known tasks: transf
 
 def test_no_environment_is_imported_that_a_file_names(mark, tmp_path):
     named = replace(spec(TASK), env_ids=("mark_on_import:Mark-v0",))
-    policy = saved(tmp_path, replace(CONFIG, text_encoder=""), named)
+    policy = saved(tmp_path, CONFIG.replace(text_encoder=""), named)
     data = write_episodes(tmp_path / "data", spec=named)
     run = f"--data {data} --out {tmp_path / 'run'} --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 --steps 2"
-    run += (
-        " --keyframe-weight 0 --place-weight 0 --eval-every 2 --device cpu --wandb disabled --use-env-state --cameras"
-    )
+    run += " --keyframe-weight 0 --ee-position-weight 0 --eval-every 2 --device cpu --wandb disabled"
+    run += " --use-env-state --cameras"
     episode = Episode(data / "episode_0.hdf5")
     settings = {"checkpoint": str(policy), "env_id": named.env_id, "horizon": 3}
     for attempt in (
@@ -200,7 +205,7 @@ def test_no_environment_is_imported_that_a_file_names(mark, tmp_path):
 @pytest.mark.parametrize("backbone", ["hf-hub:somebody/net", "local-dir:/tmp/net", "resnet18.hf-hub:somebody/net"])
 def test_no_weights_are_fetched_that_a_checkpoint_names(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
-    path = saved(tmp_path, replace(CONFIG, text_encoder=""), spec(TASK))
+    path = saved(tmp_path, CONFIG.replace(text_encoder=""), spec(TASK))
     seeing = {**read_checkpoint(path)["policy_config"], "backbone": backbone, "cameras": ("top",)}
     described = spec(TASK, "top").to_dict()
     with pytest.raises(ConfigError, match=f"unknown backbone {backbone!r}"):

@@ -27,8 +27,7 @@ from act.chunking import TemporalEnsemble
 from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import autocast
 from act.normalizer import Normalizer
-from act.policies import POLICIES, Batch, Observation, Policy, make_policy
-from act.policies.config import AnsweringConfig
+from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings, make_policy
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
@@ -36,13 +35,13 @@ from demos.spec import ALOHA_JOINTS, EpisodeSpec
 
 CUDA = torch.device("cuda")
 SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (120, 160), "wrist": (120, 160)}, env_state_dim=7)
-CONFIGS: dict[str, AnsweringConfig] = {
+CONFIGS: dict[str, PolicySettings] = {
     **{f"preset {name}": config for name, (config, _) in PRESETS.items()},
-    "with poses": replace(TINY, use_env_state=True, keypoints=4, pose_weight=1.0),
+    "with poses": TINY.replace(use_env_state=True, keypoints=4, pose_weight=1.0),
     "without pictures": BLIND,
-    "learned prior": replace(TINY, keypoints=4, use_vae=True, prior="learned", free_nats=1.0),
+    "learned prior": TINY.replace(keypoints=4, prior="learned", free_nats=1.0),
     # As few tokens as there can be, each of which is a part of an exported graph.
-    **{name: family(name, coefficients=1) for name in POLICIES if name != "act"},
+    **{name: family(name, coefficients=1) for name in GENERATORS if name != "act"},
 }
 
 
@@ -111,13 +110,13 @@ def observe(policy: Policy, n: int = 2, device: torch.device = CUDA) -> Observat
 
 
 def learn_from(policy: Policy, n: int = 2) -> Batch:
-    k, keyframe = policy.chunk_size, policy.normalizer.dims.get("keyframe")
+    k, keyframe = policy.chunk_size, policy.encoder.normalizer.dims.get("keyframe")
     told = torch.randn(n, keyframe, device=CUDA) if keyframe else None
     pad = torch.zeros(n, k, dtype=torch.bool, device=CUDA)
     return Batch(observe(policy, n), torch.randn(n, k, 14, device=CUDA), pad, keyframe=told)
 
 
-def make(config: AnsweringConfig) -> Policy:
+def make(config: PolicySettings) -> Policy:
     return make_policy(config, THREE_CAMERAS if config.d_model < 64 else SPEC, pretrained=False)
 
 
@@ -222,7 +221,7 @@ def test_a_step_of_training_never_waits_for_the_gpu(gpu, data, tmp_path, monkeyp
     policy_config = replace(config, **small, backbone_weights="imagenet")
     dataset = ChunkDataset(data, 6, val_fraction=0)
     policy = make_policy(policy_config, dataset.spec, pretrained=False)
-    policy.normalizer.fit(dataset.stats())
+    policy.fit_normalizer(dataset.stats())
     folder = RunFolder(tmp_path)
     folder.claim({}, resume=True, free=set())
     order = ShuffledStarts(dataset.train, training.batch_size, 0)
@@ -245,4 +244,4 @@ def test_statistics_are_kept_where_the_policy_is(gpu):
     normalizer = Normalizer({"qpos": 3}).to(CUDA)
     with gpu:
         x = torch.randn(5, 3, device=CUDA)
-        assert normalizer.unnormalize("qpos", normalizer.normalize("qpos", x)).device.type == "cuda"
+        assert ((x - normalizer.qpos_mean) / normalizer.qpos_std).device.type == "cuda"

@@ -14,18 +14,17 @@ from tiny import BLIND, IN_SIMULATION, PLACES, THREE_CAMERAS, family, make_batch
 import scripts.train
 from act.checkpoint import load_policy
 from act.distributed import join_world
-from act.policies import POLICIES, Observation, Policy, make_policy
-from act.policies.config import AnsweringConfig
+from act.policies import GENERATORS, Observation, Policy, PolicySettings, make_policy
 from act.run_folder import RunFolder
 from envs.results import read_results
 
 
-def make_tiny(name: str, base: AnsweringConfig = BLIND, **settings) -> Policy:
+def make_tiny(name: str, base: PolicySettings = BLIND, **settings) -> Policy:
     torch.manual_seed(0)
     return make_policy(family(name, base, **settings), THREE_CAMERAS)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("base", [BLIND, PLACES], ids=["poses", "pictures and places"])
 def test_every_parameter_learns_and_answers_are_finite(name, base):
     policy, batch = make_tiny(name, base), make_batch(4)
@@ -42,7 +41,7 @@ def test_every_parameter_learns_and_answers_are_finite(name, base):
         assert answer.isfinite().all()
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_an_answer_depends_on_its_own_observation_and_chance_alone(name):
     policy, batch = make_tiny(name).eval(), make_batch(4)
     chance, poses = torch.randn(4, policy.noise_dim), batch.observation.env_state
@@ -54,7 +53,7 @@ def test_an_answer_depends_on_its_own_observation_and_chance_alone(name):
     torch.testing.assert_close(policy.predict(batch.observation, chance), together)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_a_stopped_training_continues_exactly(name, tmp_path):
     data = write_episodes(tmp_path / "data")
 
@@ -108,7 +107,7 @@ def data(tmp_path_factory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("data"), lengths=(20, 25), spec=IN_SIMULATION)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_the_scripts_train_it_and_roll_it_out(name, data, tmp_path):
     small = "--chunk-size 4 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1 --steps 4 --batch-size 4 "
     small += "--val-every 2 --val-starts 8 --save-every 2 --log-every 2 --warmup-steps 1"
@@ -130,23 +129,23 @@ def test_a_rollout_may_sample_otherwise_and_says_what_a_family_lacks(data, tmp_p
     train("--data", data, "--out", tmp_path / "run", "--policy", "diffusion", *small.split())
     flags = ["--checkpoint", tmp_path / "run", "--episodes", 1, "--num-envs", 1, "--horizon", 5]
     results = tmp_path / "results.json"
-    roll_out(*flags, "--sampling-steps", 2, "--json", results)
-    assert read_results(results)["settings"]["sampling_steps"] == 2
+    roll_out(*flags, "--num-inference-steps", 2, "--json", results)
+    assert read_results(results)["settings"]["num_inference_steps"] == 2
     assert says(refusal(lambda: roll_out(*flags, "--temperature", 0.5)), "diffusion", "--temperature")
-    policy = load_policy(tmp_path / "run", "cpu", {"sampling_steps": 7})
-    assert policy.config.sampling_steps == 7
+    policy = load_policy(tmp_path / "run", "cpu", {"num_inference_steps": 7})
+    assert policy.settings.to_dict()["num_inference_steps"] == 7
 
 
 def test_an_unknown_family_is_named():
     line = refusal(lambda: scripts.train.parse(["--policy", "oracle", "--data", "x", "--out", "y"]))
-    assert says(line, "oracle", *POLICIES)
+    assert says(line, "oracle", *GENERATORS)
 
 
 def test_help_shows_the_settings_of_the_chosen_family_alone(capsys):
     shown = []
-    for words in (["--policy", "diffusion", "--help"], ["--help"]):
+    for words in (["--policy", "diffusion", "--help"], ["--policy", "act", "--help"]):
         with pytest.raises(SystemExit):
             scripts.train.parse(words)
         shown.append(capsys.readouterr().out)
-    assert ["--noise-levels" in text for text in shown] == [True, False]
+    assert ["--num-train-timesteps" in text for text in shown] == [True, False]
     assert ["--kl-weight" in text for text in shown] == [False, True]

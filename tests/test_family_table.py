@@ -1,7 +1,6 @@
 """Laws of what is measured of chunks and latents: distances in cm, bounds of likelihoods, interpolations."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from tiny import BLIND, SPEC, TINY, family, write_episodes
 
 from act.dataset import ChunkDataset
 from act.interpolation import interpolate, slerp
-from act.policies import ACTPolicy, Policy, make_policy
+from act.policies import Policy, make_policy
 from demos.attributes import write_attributes
 from demos.episode import Episode, find_episodes
 from demos.kinematics import forward_kinematics
@@ -37,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
 def made(name: str, folder: Path, **settings) -> Policy:
     torch.manual_seed(0)
     policy = make_policy(family(name, BLIND, **settings), SPEC)
-    policy.normalizer.fit(ChunkDataset(folder, K, cameras=()).stats())
+    policy.fit_normalizer(ChunkDataset(folder, K, cameras=()).stats())
     return policy.eval()
 
 
@@ -65,21 +64,8 @@ def test_chunks_are_measured_for_policies_with_and_without_noise(name, folder):
     assert (numbers["first_spread_cm"] > 0) == (numbers["later_spread_cm"] > 0) == (name == "diffusion")
 
 
-def test_a_bound_rises_with_draws_and_is_exact_without_a_latent(folder):
-    batch = ChunkDataset(folder, K, cameras=(), val_fraction=0).gather(torch.tensor([0, 10, 70]))
-    policy = ACTPolicy(replace(BLIND, use_vae=True), SPEC).eval()
-    torch.manual_seed(0)
-    few, many = (torch.stack([policy.log_likelihood_bound(batch, n, 0.5) for _ in range(50)]).mean() for n in (1, 50))
-    assert few < many
-    plain = ACTPolicy(replace(BLIND, use_vae=False), SPEC).eval()
-    with torch.no_grad():
-        scale = float(plain(batch)["l1"])
-    nats = plain.log_likelihood_bound(batch, 3, scale).mean() / (14 * K)
-    assert float(nats) == pytest.approx(-math.log(2 * scale) - 1, rel=1e-4)
-
-
 def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
-    policy = made("act", folder, use_vae=True)
+    policy = made("act", folder)
     batch = ChunkDataset(folder, K, cameras=(), val_fraction=0).gather(torch.tensor([0, 70]))
     codes = policy.latent(batch)
     assert codes is not None
@@ -97,7 +83,7 @@ def test_between_two_codes_lie_both_ends_and_what_is_between(folder):
 
 @pytest.mark.parametrize("name", ["act", "gan"])
 def test_the_viewer_draws_the_same_fan_again_and_goes_from_one_code_to_another(name, folder):
-    inspector = PolicyInspector(made(name, folder, use_vae=True))
+    inspector = PolicyInspector(made(name, folder))
     one, other = (Episode(path) for path in find_episodes(folder)[:2])
     fan = inspector.sample(one, 5, {}, 3)
     assert fan.shape == (3, K, 14)

@@ -257,7 +257,7 @@ def show_policy(words: list[str]) -> None:
     policy, digest = load_policy(words[0], "cpu"), hashlib.sha256()
     for name, value in policy.state_dict().items():
         digest.update(name.encode() + value.numpy().tobytes())
-    print(digest.hexdigest(), policy.spec, policy.config, policy.demonstrated_steps)
+    print(digest.hexdigest(), policy.spec, policy.settings, policy.demonstrated_steps)
 
 
 @pytest.mark.parametrize("trials", [40, pytest.param(100, marks=pytest.mark.slow)])

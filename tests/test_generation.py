@@ -6,7 +6,7 @@ the whole trainings.
 """
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,20 +14,20 @@ from test_families import make_tiny
 from tiny import make_batch
 from torch import Tensor
 
-from act.policies import POLICIES, Batch, Observation, Policy, make_policy
-from act.policies.spectrum import cosines
+from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings, make_policy
+from act.policies.generators.cosines import cosines
 from demos.spec import EpisodeSpec
 
 TOY = EpisodeSpec(("x", "y"), {}, env_state_dim=1)
 SETTINGS = {"d_model": 48, "n_heads": 4, "ffn_dim": 96, "n_encoder_layers": 1, "dropout": 0.0}
 TOY_SETTINGS = {**SETTINGS, "chunk_size": 1, "cameras": (), "use_env_state": True}
 OWN = {
-    "act": {"n_style_layers": 1, "latent_dim": 4, "kl_weight": 0.02},
+    "act": {"n_vae_encoder_layers": 1, "latent_dim": 4, "kl_weight": 0.02},
     "autoencoder": {"latent_dim": 4},
     "gan": {"latent_dim": 4, "l1_weight": 0.0, "adversarial_weight": 1.0, "critic_lr": 2e-3},
     "flow": {"flow_width": 64},
-    "flow-matching": {"sampling_steps": 20},
-    "diffusion": {"sampling_steps": 20},
+    "flow-matching": {"num_inference_steps": 20},
+    "diffusion": {"num_inference_steps": 20},
 }
 """The settings in which a family's toy differs from its defaults."""
 
@@ -63,11 +63,11 @@ def toy_policy(name: str, steps: int = 1000) -> Policy:
     """A policy of that family, trained on the toy."""
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
-    policy = make_policy(POLICIES[name][0](**TOY_SETTINGS, **OWN.get(name, {})), TOY)
+    policy = make_policy(PolicySettings(**TOY_SETTINGS, generator=GENERATORS[name][0](**OWN.get(name, {}))), TOY)
     some = toy_batch(4096, rng)
     values = {"qpos": torch.randn(8, 2), "action": some.action[:, 0], "env_state": some.observation.env_state}
     stats = {key: (x.mean(0), x.std(0)) for key, x in values.items() if x is not None}
-    policy.normalizer.fit(stats)
+    policy.fit_normalizer(stats)
     groups = policy.parameter_groups(2e-3)
     optimizer = torch.optim.AdamW(groups, lr=2e-3, weight_decay=1e-4)
     highest = [group["lr"] for group in groups]
@@ -154,56 +154,57 @@ def test_cosines_are_orthonormal_and_the_lowest_ones_keep_what_is_slow():
 
 
 def test_tokens_lose_no_more_than_half_a_bin():
-    policy = make_tiny("autoregressive", code="bins", resolution=0.1)
+    generator: Any = make_tiny("autoregressive", code="bins", bin_width=0.1).generator
     chunk = 2 * torch.rand(3, 6, 14) - 1
-    assert (policy.left(policy.tokens(chunk)) - chunk).abs().max() < 0.0501  # pyright: ignore
+    assert (generator.residual(generator.tokens(chunk)) - chunk).abs().max() < 0.0501
 
 
 def test_a_cache_changes_nothing():
     """The likelihoods of the most likely chunk, token by token, are those by which it was found."""
     policy, batch = make_tiny("autoregressive").eval(), make_batch(2)
+    generator: Any = policy.generator
     with torch.inference_mode():
-        seen = policy._look(batch.observation)  # pyright: ignore
-        told, begin = policy._tell(seen, seen.keyframe)  # pyright: ignore
-        tokens = policy.tokens(policy._generate(batch.observation) - told)  # pyright: ignore
-        most_likely = -policy._nats(tokens, seen, begin)  # pyright: ignore
+        encoded = policy.encoder(batch.observation)
+        memory, regressed, begin = generator.regress(encoded)
+        tokens = generator.tokens(generator.sample(encoded) - regressed)
+        most_likely = -generator.token_nll(tokens, memory, begin)
         for i in (0, 5, 20):
             for other in (7, 31):
                 changed = tokens.clone()
                 changed[:, i] = other
-                assert (-policy._nats(changed, seen, begin)[:, i] <= most_likely[:, i] + 1e-5).all()  # pyright: ignore
+                assert (-generator.token_nll(changed, memory, begin)[:, i] <= most_likely[:, i] + 1e-5).all()
 
 
-def test_top_p_draws_among_the_likely_and_chance_says_where():
-    policy = make_tiny("autoregressive", top_p=0.6)
+def test_top_p_samples_among_the_likely_and_noise_says_where():
+    generator: Any = make_tiny("autoregressive", top_p=0.6).generator
     logits = torch.tensor([0.1, 0.5, 0.4]).log().expand(1000, 3)
-    chance = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    tokens = policy._draw(logits, chance)  # pyright: ignore
-    shares = torch.bincount(tokens, minlength=3) / 1000
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(generator.sample_token(logits, noise), minlength=3) / 1000
     assert shares[0] == 0
     assert abs(shares[1] - 5 / 9) < 0.05
 
 
 def test_a_flow_goes_back_where_it_came_from_and_its_density_sums_to_one():
     policy = toy_policy("flow", steps=200)
+    generator: Any = policy.generator
     condition = torch.full((400, 1), 0.5)
     observation = Observation(torch.zeros(400, 2), env_state=condition)
     with torch.inference_mode():
-        seen = policy._look(observation)  # pyright: ignore
-        told, spread, context = policy._tell(seen, seen.keyframe)  # pyright: ignore
-        chance = torch.randn(400, 2)
-        chunk = policy._generate(observation, chance)  # pyright: ignore
-        left = (policy.basis @ (chunk - told) * (-spread).exp()).flatten(1)  # pyright: ignore
-        torch.testing.assert_close(policy.flow(context).transform(left), chance, atol=1e-3, rtol=0)  # pyright: ignore
+        encoded = policy.encoder(observation)
+        centre, spread, context = generator.regress(encoded)
+        noise = torch.randn(400, 2)
+        chunk = generator.sample(encoded, noise)
+        residual = (generator.basis @ (chunk - centre) * (-spread).exp()).flatten(1)
+        torch.testing.assert_close(generator.flow(context).transform(residual), noise, atol=1e-3, rtol=0)
         grid = torch.cartesian_prod(*[torch.linspace(-6, 6, 400)] * 2)[:, None]
-        one = [each[:1].expand(len(grid), *each.shape[1:]) for each in (told, spread, context)]
-        total = policy._log_density(grid, *one).exp().sum() * (12 / 399) ** 2  # pyright: ignore
+        one = [each[:1].expand(len(grid), *each.shape[1:]) for each in (centre, spread, context)]
+        total = generator.log_density(grid, *one).exp().sum() * (12 / 399) ** 2
     assert abs(total - 1) < 0.02
 
 
 def test_a_cool_flow_draws_from_less_noise():
     policy = make_tiny("flow").eval()
-    cool = make_policy(replace(policy.config, temperature=0.5), policy.spec).eval()  # pyright: ignore
+    cool = make_policy(policy.settings.replace(temperature=0.5), policy.spec).eval()
     cool.load_state_dict(policy.state_dict())
     observation, chance = make_batch(2).observation, torch.randn(2, policy.noise_dim)
     torch.testing.assert_close(cool.predict(observation, chance), policy.predict(observation, chance / 2))
@@ -216,7 +217,7 @@ def test_more_steps_of_a_denoiser_end_near_the_same_chunk(name):
     observation, chance = Observation(torch.zeros(200, 2), env_state=torch.full((200, 1), 0.5)), torch.randn(200, 2)
     answers = {}
     for steps in (50, 100):
-        again = make_policy(replace(policy.config, sampling_steps=steps), TOY).eval()
+        again = make_policy(policy.settings.replace(num_inference_steps=steps), TOY).eval()
         again.load_state_dict(policy.state_dict())
         answers[steps] = again.predict(observation, chance)
     apart = (answers[50] - answers[100]).norm(dim=-1)
@@ -227,7 +228,7 @@ def test_more_steps_of_a_denoiser_end_near_the_same_chunk(name):
 def test_a_diffusion_takes_the_steps_of_diffusers():
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    policy, batch = make_tiny("diffusion", sampling_steps=4).eval(), make_batch(2)
+    policy, batch = make_tiny("diffusion", num_inference_steps=4).eval(), make_batch(2)
     theirs = DDIMScheduler(
         num_train_timesteps=20,
         beta_schedule="squaredcos_cap_v2",
@@ -236,23 +237,25 @@ def test_a_diffusion_takes_the_steps_of_diffusers():
         clip_sample=False,
     )
     theirs.set_timesteps(4)  # which divide the 20: elsewhere theirs steps beside its own levels
+    generator: Any = policy.generator
     with torch.inference_mode():
-        seen, chance = policy._look(batch.observation), torch.randn(2, policy.noise_dim)  # pyright: ignore
-        x = chance.view(2, 6, -1)
+        encoded, noise = policy.encoder(batch.observation), torch.randn(2, policy.noise_dim)
+        memory, x = generator.transformer.encode(encoded), noise.view(2, 6, -1)
         for t in theirs.timesteps:
-            told = policy._denoise(x, torch.full((2,), t / 20), seen, seen.keyframe)  # pyright: ignore
-            x = theirs.step(told, t, x).prev_sample  # pyright: ignore
-        torch.testing.assert_close(policy._generate(batch.observation, chance), x)  # pyright: ignore
+            chunk = generator.denoise(x, torch.full((2,), t / 20), encoded, memory)
+            x = theirs.step(chunk, t, x).prev_sample  # pyright: ignore
+        torch.testing.assert_close(generator.sample(encoded, noise), x)
 
 
-def test_a_critic_judges_by_what_is_seen_and_the_generator_leaves_it_alone():
+def test_a_critic_judges_by_the_observation_and_the_generator_leaves_it_alone():
     policy, batch = make_tiny("gan", l1_weight=0.0), make_batch(4)
+    critic: Any = policy.generator.critic
     losses = policy.train()(batch)
-    losses["fooled"].backward(retain_graph=True)
-    assert all(p.grad is None for p in policy.critic.parameters())  # pyright: ignore
+    losses["generator_loss"].backward(retain_graph=True)
+    assert all(p.grad is None for p in critic.parameters())
     policy.zero_grad()
     losses["critic"].backward()
-    assert all(p.grad is None for name, p in policy.named_parameters() if not name.startswith("critic"))
+    assert all(p.grad is None for name, p in policy.named_parameters() if ".critic." not in name)
     chunk = torch.randn(4, 6, 14)
-    seen = [policy.critic(chunk, torch.randn(4, policy.summary_dim)) for _ in range(2)]  # pyright: ignore
-    assert not torch.allclose(*seen)
+    judged = [critic(chunk, torch.randn(4, policy.encoder.global_cond_dim)) for _ in range(2)]
+    assert not torch.allclose(*judged)

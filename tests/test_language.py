@@ -17,7 +17,9 @@ from act.chunking import OpenLoop
 from act.dataset import ChunkDataset
 from act.errors import ConfigError
 from act.language import InstructionEncoder, MiniLM
-from act.policies import POLICIES, ACTConfig, ACTPolicy, Policy, make_policy
+from act.policies import GENERATORS, Policy, PolicySettings, make_policy
+from act.policies.generators.config import RegressionConfig
+from act.policies.generators.cvae import CVAE
 from act.policies.vision import Keypoints
 from act.presets import PRESETS, settings
 from act.sampling import BEGINNING
@@ -156,7 +158,7 @@ def test_one_data_set_of_several_tasks_takes_as_many_starts_of_each(two_tasks):
 
 def test_where_words_decide_starts_are_often_beginnings(tmp_path):
     for preset in PRESETS:
-        assert settings(preset, told=True)[1].beginning_fraction == 0.3
+        assert settings(preset, language=True)[1].beginning_fraction == 0.3
         assert settings(preset)[1].beginning_fraction == 0
     folder = write_episodes(tmp_path / "long", lengths=(100, 120), instruction="abc")
     dataset = ChunkDataset(folder, K, val_fraction=0.0, instructed=True, beginning_fraction=0.3)
@@ -170,21 +172,25 @@ def test_where_words_decide_starts_are_often_beginnings(tmp_path):
         assert all(map(torch.equal, stats[name], untold.stats()[name])), f"{name} is measured as ever"
 
 
-def test_words_are_heard_with_noise_in_training_alone():
-    config = replace(PLACES, film=False, **LISTENS)
+def test_instructions_have_noise_in_training_alone():
+    config = PLACES.replace(film=False, **LISTENS)
     policy = make_policy(config, THREE_CAMERAS)
-    assert isinstance(policy, ACTPolicy)
-    seen = make_batch(2).observation
-    seen.instruction = torch.zeros(2, 8)
+    observation = make_batch(2).observation
+    observation.instruction = torch.zeros(2, 8)
+
+    def encoded() -> torch.Tensor:
+        instruction = policy.encoder(observation).instruction
+        assert instruction is not None
+        return instruction
+
     policy.eval()
-    assert torch.equal(*policy._instruction(seen)[0])
+    assert torch.equal(*encoded())
     policy.train()
-    heard = policy._instruction(seen)[0]
-    assert (heard[0] - heard[1]).abs().max() > 1e-2
-    policy.config = replace(config, text_noise=0.0)
-    assert torch.equal(*policy._instruction(seen)[0])
+    assert (encoded()[0] - encoded()[1]).abs().max() > 1e-2
+    policy.encoder.text_noise = 0.0
+    assert torch.equal(*encoded())
     with pytest.raises(ConfigError, match="text_noise"):
-        replace(config, text_noise=-1.0)
+        config.replace(text_noise=-1.0)
 
 
 def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
@@ -195,13 +201,13 @@ def test_several_tasks_need_words_and_words_must_be_there(two_tasks, tmp_path):
         ChunkDataset(silent, K, instructed=True)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("base", [BLIND, replace(PLACES, **LISTENS)], ids=["poses", "pictures and places"])
-def test_every_family_listens(name, base):
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("base", [BLIND, PLACES.replace(**LISTENS)], ids=["poses", "pictures and places"])
+def test_every_generator_uses_the_instruction(name, base):
     torch.manual_seed(0)
-    policy = make_policy(family(name, replace(base, **LISTENS), use_vae=True), THREE_CAMERAS).train()
+    policy = make_policy(family(name, base.replace(**LISTENS)), THREE_CAMERAS).train()
     batch = replace(make_batch(4), keyframe=torch.randn(4, 8) / 4)
-    with pytest.raises(ConfigError, match="was told nothing"):
+    with pytest.raises(ConfigError, match="needs an instruction"):
         policy(batch)
     batch.observation.instruction = torch.randn(4, 8)
     policy(batch)["loss"].backward()
@@ -215,19 +221,19 @@ def test_every_family_listens(name, base):
 
 def test_words_decide_what_keypoints_look_for():
     """At first they do not: a policy with FiLM begins as the one without."""
-    policy = make_policy(replace(PLACES, **LISTENS), THREE_CAMERAS).eval()
+    policy = make_policy(PLACES.replace(**LISTENS), THREE_CAMERAS).eval()
     seen = make_batch(2).observation
     seen.instruction = torch.randn(2, 8)
     before = policy.keypoints(seen)["top"]
-    assert isinstance(policy, ACTPolicy)
-    assert policy.vision is not None
-    [keypoints] = policy.vision.keypoints
+    assert isinstance(policy, Policy)
+    assert policy.encoder.vision is not None
+    [keypoints] = policy.encoder.vision.keypoints
     assert isinstance(keypoints, Keypoints)
     assert keypoints.film is not None
     slow, fast = policy.parameter_groups(1.0)
     assert not {id(p) for p in fast["params"]} & {id(p) for p in keypoints.film.parameters()}
     assert {id(p) for p in slow["params"]} >= {id(p) for p in keypoints.film.parameters()}
-    maps = policy.vision._maps(seen.images)[0][2][0]
+    maps = policy.encoder.vision._maps(seen.images)[0][2][0]
     keypoints.film, film = None, keypoints.film
     torch.testing.assert_close(before, policy.keypoints(seen)["top"])
     keypoints.film = film
@@ -237,7 +243,7 @@ def test_words_decide_what_keypoints_look_for():
     seen.instruction = seen.instruction.flip(0)
     told = policy.keypoints(seen)["top"]
     assert (told - after).abs().max() > 1e-3
-    words = policy._film(seen)
+    words = policy.encoder.encode_instruction(seen)
     two_cameras = keypoints.find(torch.cat([maps, maps]), words)
     assert torch.equal(*two_cameras.chunk(2))
     assert words is not None
@@ -248,19 +254,21 @@ def test_words_decide_what_keypoints_look_for():
 
 def test_the_condition_reaches_encoder_and_prior_of_the_cvae():
     torch.manual_seed(0)
-    config = replace(BLIND, prior="learned", **LISTENS)
-    policy, batch = ACTPolicy(config, THREE_CAMERAS).eval(), make_batch(2)
+    config = BLIND.replace(prior="learned", **LISTENS)
+    policy, batch = Policy(config, THREE_CAMERAS).eval(), make_batch(2)
     batch.observation.instruction = torch.zeros(2, 8)
-    codes, prior = policy.latent(batch), policy._prior(batch.observation, policy._see(batch.observation))[0]
+    generator = policy.generator
+    assert isinstance(generator, CVAE)
+    codes, prior = policy.latent(batch), generator._prior(policy.encoder(batch.observation))[0]
     batch.observation.instruction = torch.ones(2, 8)
     assert codes is not None
     after = policy.latent(batch)
     assert after is not None
     assert (after - codes).abs().max() > 1e-5
-    assert (policy._prior(batch.observation, policy._see(batch.observation))[0] - prior).abs().max() > 1e-5
+    assert (generator._prior(policy.encoder(batch.observation))[0] - prior).abs().max() > 1e-5
 
 
-def saved(config: ACTConfig, folder: Path, *known: str) -> Policy:
+def saved(config: PolicySettings, folder: Path, *known: str) -> Policy:
     torch.manual_seed(0)
     policy = make_policy(config, SPEC)
     if policy.instruction_encoder is not None:
@@ -271,7 +279,7 @@ def saved(config: ACTConfig, folder: Path, *known: str) -> Policy:
 
 
 def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_path, monkeypatch):
-    policy = saved(replace(BLIND, **LISTENS), tmp_path / "run", "abc")
+    policy = saved(BLIND.replace(**LISTENS), tmp_path / "run", "abc")
     monkeypatch.delattr("tiny.Letters")
     assert policy.instruction_encoder is not None
     assert policy.instruction_encoder(["abc"]).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
@@ -281,7 +289,7 @@ def test_a_checkpoint_knows_what_it_was_told_and_needs_no_encoder_for_that(tmp_p
 
 
 def test_the_agent_passes_on_what_each_episode_is_told(tmp_path):
-    policy = saved(replace(BLIND, use_vae=False, **LISTENS), tmp_path / "run", "abc")
+    policy = saved(BLIND.replace(generator=RegressionConfig(), **LISTENS), tmp_path / "run", "abc")
     heard = []
     predict = policy.predict
     policy.predict = lambda seen, *rest: heard.append(seen.instruction) or predict(seen, *rest)  # pyright: ignore

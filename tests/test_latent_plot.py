@@ -1,7 +1,5 @@
 """Laws of the latent plot: distances are geometry, and a collapsed latent gives one point."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,15 +7,16 @@ from tiny import BLIND, SPEC, write_episodes
 
 from act.checkpoint import describe, to_bytes
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy
+from act.policies import Policy, PolicySettings
+from act.policies.generators.config import RegressionConfig
 from demos.kinematics import forward_kinematics
 from demos.robot import ALOHA
 from scripts.latent_plot import Args, main, moving_arms, travel
 
 
-def saved(config: ACTConfig, folder, collapsed: bool = False):
+def saved(config: PolicySettings, folder, collapsed: bool = False):
     torch.manual_seed(0)
-    policy = ACTPolicy(config, SPEC)
+    policy = Policy(config, SPEC)
     if collapsed:
         torch.nn.init.zeros_(policy.latent_proj.weight)
     folder.mkdir()
@@ -58,6 +57,6 @@ def test_the_picture_is_drawn(tmp_path):
 
 
 def test_a_policy_without_a_latent_is_refused(tmp_path):
-    run = saved(replace(BLIND, use_vae=False), tmp_path / "run")
+    run = saved(BLIND.replace(generator=RegressionConfig()), tmp_path / "run")
     with pytest.raises(ConfigError, match="has no latent to sample"):
         main(Args(run, write_episodes(tmp_path / "data"), tmp_path / "latent.png"))

@@ -15,7 +15,9 @@ from act.run_folder import RunFolder, find_data
 from demos.spec import EpisodeError
 
 TINY = "--preset paper --cameras wrist --chunk-size 6 --d-model 16 --n-heads 2 --ffn-dim 32 --latent-dim 4"
-TINY += " --backbone-weights none --backbone-width 0.125 --backbone-stride 16 --n-style-layers 1 --n-encoder-layers 1"
+TINY += (
+    " --backbone-weights none --backbone-width 0.125 --backbone-stride 16 --n-vae-encoder-layers 1 --n-encoder-layers 1"
+)
 ONCE = "--steps 2 --batch-size 2 --log-every 1 --device cpu --threads 1 --wandb disabled --dtype float32"
 
 
@@ -113,9 +115,10 @@ def test_a_new_run_starts_where_another_one_is(place, tmp_path, capsys):
     before, after = load_policy(place / "run", "cpu"), load_policy(out, "cpu")
     weights = after.state_dict()
     assert all(torch.allclose(value, weights[name], atol=1e-6) for name, value in before.named_parameters())
-    for name, value in before.normalizer.state_dict().items():  # the statistics of the first data
-        torch.testing.assert_close(after.normalizer.state_dict()[name], value)
-    assert before.config == after.config
+    for part, other in ((before.encoder, after.encoder), (before.head, after.head)):
+        for name, value in part.normalizer.state_dict().items():  # the statistics of the first data
+            torch.testing.assert_close(other.normalizer.state_dict()[name], value)
+    assert before.settings == after.settings
     assert after.demonstrated_steps >= 34 > before.demonstrated_steps - 6
     assert RunFolder(out).settings()["init"] == str(place / "run")  # pyright: ignore[reportOptionalSubscript]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import TINY
 
 from act.checkpoint import describe, to_bytes
-from act.policies import ACTPolicy
+from act.policies import Policy
 from demos.episode import Episode, find_episodes
 from demos.replay import replay
 from envs.results import EpisodeResult, summarize
@@ -223,10 +223,10 @@ def tiny_policy(folder: Path, data: Path) -> Path:
     """A checkpoint, in a folder, of an untrained policy for transfer cube, of which there are data."""
     episode = Episode(data / "episode_0.hdf5")
     torch.manual_seed(0)
-    policy = ACTPolicy(TINY, episode.spec)
+    policy = Policy(TINY, episode.spec)
     values = {"qpos": episode.qpos, "action": episode.action}
     stats = {name: (torch.from_numpy(value.mean(0)), torch.from_numpy(value.std(0))) for name, value in values.items()}
-    policy.normalizer.fit(stats)
+    policy.fit_normalizer(stats)
     path = folder / "policy.pt"
     path.write_bytes(to_bytes({**describe(policy), "weights": policy.state_dict(), "ema": None, "step": 0}))
     return path

@@ -9,7 +9,7 @@ from messages import refusal, says
 from tiny import BLIND, THREE_CAMERAS, TINY, make, make_batch
 
 from act.normalizer import Normalizer
-from act.policies import ACTPolicy
+from act.policies import Policy
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_bad_statistics_are_refused(stats: dict, parts: list[str]):
     ],
 )
 def test_impossible_configs_are_refused_when_built(settings: dict, parts: list[object]):
-    assert says(refusal(lambda: replace(TINY, **settings)), *parts)
+    assert says(refusal(lambda: TINY.replace(**settings)), *parts)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_impossible_configs_are_refused_when_built(settings: dict, parts: list[o
     ],
 )
 def test_configs_that_do_not_fit_the_episodes_are_refused(settings: dict, spec: dict, parts: list[str]):
-    assert says(refusal(lambda: ACTPolicy(replace(TINY, **settings), replace(THREE_CAMERAS, **spec))), *parts)
+    assert says(refusal(lambda: Policy(TINY.replace(**settings), replace(THREE_CAMERAS, **spec))), *parts)
 
 
 def test_observations_that_do_not_fit_are_refused():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import PLACES, THREE_CAMERAS, descend, make_batch
 
+from act.checkpoint import upgrade_state_dict
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy, Batch, Observation
+from act.policies import Batch, Observation, Policy, PolicySettings
 from act.reach import moving_tools, reach, tools
 from demos.kinematics import tool_positions
 from demos.robot import ALOHA_JOINTS, Robot
@@ -44,20 +45,21 @@ def test_reach_brings_the_tools_there_with_small_turns(joints):
     torch.testing.assert_close(reached[..., [5, 6, 12, 13]], joints[..., [5, 6, 12, 13]])
 
 
-def test_a_policy_brings_the_tools_to_the_places_it_tells():
-    policy, batch = ACTPolicy(PLACES, THREE_CAMERAS).eval(), some_batch()
-    assert policy.place_head is not None
+def test_a_policy_brings_the_tools_to_the_positions_it_predicts():
+    policy, batch = Policy(PLACES, THREE_CAMERAS).eval(), some_batch()
+    assert policy.head.ee_positions is not None
     losses = policy(batch)
-    torch.testing.assert_close(losses["loss"], losses["l1"] + losses["keyframe"] + losses["place"])
+    torch.testing.assert_close(losses["loss"], losses["l1"] + losses["keyframe"] + losses["ee_position"])
     home = torch.from_numpy(HOME_ACTION)
     added, now, goal = [0.1, 0.0, 0.05], [0.5, 0.0, 0.25], [0.25, 1.0, 0.5]
     with torch.no_grad():
-        policy.action_head.weight.zero_()
-        policy.action_head.bias.copy_(home)
-        policy.place_head.weight.zero_()
-        policy.place_head.bias.copy_(torch.tensor([*added, *now, *goal] * 2))
+        policy.head.joints.weight.zero_()
+        policy.head.joints.bias.copy_(home)
+        policy.head.ee_positions.weight.zero_()
+        policy.head.ee_positions.bias.copy_(torch.tensor([*added, *now, *goal] * 2))
         keyframe = torch.tensor([0.3, 0.1, 0.25, 1.0, 0.35, -0.1, 0.3, 1.0])
-        last = policy.keyframe_head[-1]
+        assert policy.encoder.keyframe_head is not None
+        last = policy.encoder.keyframe_head[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.zero_()
         last.bias.copy_(keyframe)
@@ -67,23 +69,24 @@ def test_a_policy_brings_the_tools_to_the_places_it_tells():
     torch.testing.assert_close(places, told.expand_as(places), atol=1e-3, rtol=0)
 
 
-def test_places_of_older_checkpoints_are_told_as_they_were():
-    policy, batch = ACTPolicy(PLACES, THREE_CAMERAS).eval(), some_batch()
-    weights, old = policy.state_dict(), torch.nn.Linear(policy.config.d_model, 8)
-    policy.load_state_dict({**weights, "place_head.weight": old.weight, "place_head.bias": old.bias})
-    decoded, keyframe = torch.randn(2, 5, policy.config.d_model), torch.rand(2, 8)
-    told = old(decoded).view(2, 5, 2, 4)
-    expected = told[..., :3] + told[..., 3:] * keyframe.view(2, 1, 2, 4)[..., :3]
-    found = policy._places(decoded, batch.observation.qpos, keyframe)
-    torch.testing.assert_close(found, expected.flatten(-2))
+def test_ee_positions_of_older_checkpoints_are_predicted_as_they_were():
+    policy, batch = Policy(PLACES, THREE_CAMERAS).eval(), some_batch()
+    d, old = policy.settings.d_model, torch.nn.Linear(policy.settings.d_model, 8)
+    weights = {"head.ee_positions.weight": old.weight.detach(), "head.ee_positions.bias": old.bias.detach()}
+    policy.load_state_dict(upgrade_state_dict(policy.state_dict() | weights, policy))
+    decoded, goal = torch.randn(2, 5, d), torch.rand(2, 2, 3)
+    encoded = replace(policy.encoder(batch.observation), ee_goal=goal)
+    read = old(decoded).view(2, 5, 2, 4)
+    expected = read[..., :3] + read[..., 3:] * goal[:, None]
+    torch.testing.assert_close(policy.head(decoded, encoded)[..., 14:], expected.flatten(-2))
 
 
-def test_places_are_learnt_and_unknown_robots_have_none():
-    policy, batch = ACTPolicy(PLACES, THREE_CAMERAS), some_batch()
-    before = policy(batch)["place"]
+def test_ee_positions_are_learnt_and_unknown_robots_have_none():
+    policy, batch = Policy(PLACES, THREE_CAMERAS), some_batch()
+    before = policy(batch)["ee_position"]
     descend(policy, batch, 60)
-    assert policy(batch)["place"] < 0.6 * before
+    assert policy(batch)["ee_position"] < 0.6 * before
     other = replace(THREE_CAMERAS, robot=Robot.from_joint_names([f"{name}_of_mine" for name in ALOHA_JOINTS]))
-    assert ACTPolicy(PLACES, other).place_head is None
-    with pytest.raises(ConfigError, match="no keyframes to measure places from"):
-        ACTConfig(place_weight=1.0)
+    assert not Policy(PLACES, other).predicts_ee_positions
+    with pytest.raises(ConfigError, match="--ee-position-weight 0"):
+        PolicySettings(keypoints=4, ee_position_weight=1.0)

@@ -19,7 +19,7 @@ from tiny import BLIND, SPEC, write_episodes
 from act.agent import PolicyAgent
 from act.chunking import RecedingHorizon
 from act.dataset import ChunkDataset
-from act.policies import ACTPolicy
+from act.policies import Policy
 from act.run_folder import RunFolder
 from act.train import Trainer
 from act.train_config import TrainConfig
@@ -240,8 +240,8 @@ OUT_OF_MEMORY = [
 @pytest.fixture
 def trainer(tmp_path) -> Trainer:
     dataset = ChunkDataset(write_episodes(tmp_path / "data"), 6, cameras=(), val_fraction=0)
-    policy = ACTPolicy(BLIND, dataset.spec)
-    policy.normalizer.fit(dataset.stats())
+    policy = Policy(BLIND, dataset.spec)
+    policy.fit_normalizer(dataset.stats())
     dataset.cache("ram", torch.device("cpu"))
     folder = RunFolder(tmp_path / "run")
     folder.claim({}, resume=True, free=set())
@@ -277,7 +277,7 @@ def test_other_errors_of_a_step_are_ours(trainer, monkeypatch):
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY[:3], ids=lambda error: type(error).__name__)
 def test_an_answer_that_memory_is_too_small_for_names_the_environments(monkeypatch, error):
-    policy = ACTPolicy(BLIND, SPEC)
+    policy = Policy(BLIND, SPEC)
     agent = PolicyAgent(policy, RecedingHorizon(policy.chunk_size))
 
     def refuse(*_: object) -> None:

@@ -15,8 +15,7 @@ from act.dataset import ChunkDataset
 from act.device import pick_device, pick_dtype
 from act.distributed import ALONE
 from act.errors import ConfigError
-from act.policies import Policy, make_policy
-from act.policies.config import AnsweringConfig
+from act.policies import Policy, PolicySettings, make_policy
 from act.presets import PRESETS
 from act.run_folder import RunFolder, write_atomically
 from act.sampling import ShuffledStarts
@@ -49,7 +48,7 @@ def make_trainer(
     data: Path,
     out: Path,
     *,
-    base: AnsweringConfig = TINY,
+    base: PolicySettings = TINY,
     policy_settings=NO_IMAGES,
     evaluate=None,
     log=None,
@@ -61,8 +60,8 @@ def make_trainer(
     dataset = ChunkDataset(data, TINY.chunk_size, cameras=cameras, val_fraction=config.val_fraction, seed=config.seed)
     dataset.cache("ram", torch.device("cpu"))
     torch.manual_seed(config.seed)
-    policy = make_policy(dataclasses.replace(base, **{"dropout": 0.1, **policy_settings}), dataset.spec)
-    policy.normalizer.fit(dataset.stats())
+    policy = make_policy(base.replace(**{"dropout": 0.1, **policy_settings}), dataset.spec)
+    policy.fit_normalizer(dataset.stats())
     folder = RunFolder(out)
     folder.claim({}, resume=True, free=set())
     return Trainer(policy, dataset, config, folder, evaluate=evaluate, log=log or (lambda record: None), world=world)

@@ -14,14 +14,14 @@ from tiny import BLIND, FROZEN, SPEC, THREE_CAMERAS, TINY, make, make_batch
 from torch import Tensor, nn
 
 from act.errors import ConfigError
-from act.policies import ACTConfig, ACTPolicy, Observation, backbones, make_policy
+from act.policies import Observation, Policy, PolicySettings, backbones, make_policy
 from act.policies.vision import CameraEncoder, Keypoints, enlarged, shifted
 
 PRETRAINED: dict[str, Any] = {"backbone_weights": "imagenet", "backbone_width": 1.0}
 
 
-def make_encoder(config: ACTConfig = TINY) -> CameraEncoder:
-    encoder = make(config).vision
+def make_encoder(config: PolicySettings = TINY) -> CameraEncoder:
+    encoder = make(config).encoder.vision
     assert encoder is not None
     return encoder
 
@@ -29,10 +29,10 @@ def make_encoder(config: ACTConfig = TINY) -> CameraEncoder:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("cameras", [("top",), ("top", "left"), ("right", "top"), ("top", "right", "left")])
 def test_any_cameras_of_any_size(shared: bool, cameras: tuple[str, ...]):
-    policy, batch = make(replace(TINY, cameras=cameras, shared_backbone=shared)), make_batch()
+    policy, batch = make(TINY.replace(cameras=cameras, shared_backbone=shared)), make_batch()
     policy(batch)["loss"].backward()
     assert policy.predict(batch.observation).shape == (3, 6, 14)
-    encoder = policy.vision
+    encoder = policy.encoder.vision
     assert encoder is not None
     assert len(encoder.backbones) == len(encoder.projections) == (1 if shared else len(cameras))
     tokens, position = encoder(batch.observation.images), encoder.token_positions()
@@ -42,7 +42,7 @@ def test_any_cameras_of_any_size(shared: bool, cameras: tuple[str, ...]):
 
 
 def test_cameras_in_one_call_equal_cameras_one_by_one():
-    encoder = make_encoder(replace(TINY, cameras=("top", "right", "left"))).eval()
+    encoder = make_encoder(TINY.replace(cameras=("top", "right", "left"))).eval()
     images = make_batch().observation.images
     tokens, position = encoder(images), encoder.token_positions()
     assert encoder.groups == [["top", "left"], ["right"]]
@@ -50,7 +50,7 @@ def test_cameras_in_one_call_equal_cameras_one_by_one():
     embedding = dict(zip(("top", "right", "left"), encoder.camera_embedding.weight, strict=True))
     start = 0
     for name in ("top", "left", "right"):
-        alone = make_encoder(replace(TINY, cameras=(name,))).eval()
+        alone = make_encoder(TINY.replace(cameras=(name,))).eval()
         alone.load_state_dict({key: encoder.state_dict()[key] for key in alone.state_dict()})
         own_tokens, own_position = alone(images), alone.token_positions()
         part = slice(start, start + len(own_position))
@@ -61,14 +61,14 @@ def test_cameras_in_one_call_equal_cameras_one_by_one():
 
 
 def test_swapping_two_cameras_changes_the_answer():
-    policy, observation = make(replace(TINY, cameras=("top", "left"))).eval(), make_batch().observation
+    policy, observation = make(TINY.replace(cameras=("top", "left"))).eval(), make_batch().observation
     images = observation.images
     swapped = replace(observation, images={"top": images["left"], "left": images["top"]})
     assert not torch.allclose(policy.predict(observation), policy.predict(swapped))
 
 
 def test_images_are_normalised_as_imagenet_and_stay_channels_last():
-    encoder = make_encoder(replace(TINY, cameras=("top",)))
+    encoder = make_encoder(TINY.replace(cameras=("top",)))
     seen: list[Tensor] = []
     encoder.backbones[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     frame = make_batch().observation.images["top"]
@@ -97,7 +97,7 @@ def test_width_narrows_every_layer_stem_included(name: str):
 
 
 def test_frozen_norms_survive_training():
-    policy = ACTPolicy(replace(TINY, backbone="test_resnet", **PRETRAINED), THREE_CAMERAS, pretrained=False)
+    policy = Policy(TINY.replace(backbone="test_resnet", **PRETRAINED), THREE_CAMERAS, pretrained=False)
     norms = {name: module for name, module in policy.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = copy.deepcopy(policy.state_dict())
     optimiser = torch.optim.AdamW(policy.train().parameter_groups(lr=1e-2))
@@ -113,7 +113,7 @@ def test_frozen_norms_survive_training():
 
 
 def test_live_norms_agree_between_training_and_evaluation_once_their_statistics_have_settled():
-    encoder, images = make_encoder(replace(TINY, cameras=("top",))), make_batch(8).observation.images
+    encoder, images = make_encoder(TINY.replace(cameras=("top",))), make_batch(8).observation.images
     with torch.no_grad():
         for _ in range(60):
             trained = encoder(images)
@@ -122,11 +122,11 @@ def test_live_norms_agree_between_training_and_evaluation_once_their_statistics_
 
 
 def test_backbone_learning_rate_makes_a_group_of_its_own():
-    policy = make(replace(TINY, backbone_lr=1e-5, keypoints=2))
+    policy = make(TINY.replace(backbone_lr=1e-5, keypoints=2))
     rest, backbone = policy.parameter_groups(lr=1e-3)
     assert (rest["lr"], backbone["lr"]) == (1e-3, 1e-5)
-    assert policy.vision is not None
-    theirs = [*policy.vision.backbones.parameters(), *policy.vision.keypoints.parameters()]
+    assert policy.encoder.vision is not None
+    theirs = [*policy.encoder.vision.backbones.parameters(), *policy.encoder.vision.keypoints.parameters()]
     assert {id(p) for p in backbone["params"]} == {id(p) for p in theirs}
     assert len(rest["params"]) + len(backbone["params"]) == len(list(policy.parameters()))
     assert make().parameter_groups(lr=1e-3)[1]["lr"] == 1e-3
@@ -154,7 +154,7 @@ def test_a_missing_download_names_the_flag_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(backbones, "get_session", Offline)
     with pytest.raises(ConfigError) as error:
-        ACTPolicy(ACTConfig(), THREE_CAMERAS)
+        Policy(PolicySettings(), THREE_CAMERAS)
     assert str(error.value) == (
         "cannot get the ImageNet weights of resnet18 (ConnectionError: [Errno -2] Name or service not known); "
         "use --backbone-weights none to train it from scratch"
@@ -189,7 +189,7 @@ def test_offline_mode_is_respected(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backbones, "_pretrained", lambda *_: pytest.fail("weights were asked for"))
-    config = replace(TINY, backbone="test_resnet", **PRETRAINED)
+    config = TINY.replace(backbone="test_resnet", **PRETRAINED)
     policy, restored = (make_policy(config, THREE_CAMERAS, pretrained=False).eval() for _ in range(2))
     restored.load_state_dict(policy.state_dict())
     observation = make_batch().observation
@@ -215,23 +215,23 @@ def test_fresh_keypoints_are_not_all_in_the_middle():
 
 def test_keypoints_make_one_token_per_camera():
     batch = make_batch()
-    plain, pointing = make(TINY), make(replace(TINY, keypoints=4))
-    assert plain.vision is not None
-    assert pointing.vision is not None
+    plain, pointing = make(TINY), make(TINY.replace(keypoints=4))
+    assert plain.encoder.vision is not None
+    assert pointing.encoder.vision is not None
     images = batch.observation.images
-    tokens, more = plain.vision(images), pointing.vision(images)
-    assert more.shape[1] == tokens.shape[1] + len(images) == len(pointing.vision.token_positions())
+    tokens, more = plain.encoder.vision(images), pointing.encoder.vision(images)
+    assert more.shape[1] == tokens.shape[1] + len(images) == len(pointing.encoder.vision.token_positions())
     assert pointing.predict(batch.observation).shape == batch.action.shape
     pointing(batch)["loss"].backward()
-    assert all(p.grad is not None for p in pointing.vision.keypoints.parameters())
+    assert all(p.grad is not None for p in pointing.encoder.vision.keypoints.parameters())
 
 
 def test_keypoints_can_be_found_in_a_finer_map():
     """The tokens stay those of the coarser map; the heat maps have the cells of the finer one."""
     batch, cells = make_batch(), []
-    config = replace(TINY, cameras=("top",), keypoints=4, keypoint_stride=8)
+    config = TINY.replace(cameras=("top",), keypoints=4, keypoint_stride=8)
     shapes = []
-    for encoder in (make_encoder(replace(config, keypoint_stride=None)), make_encoder(config)):
+    for encoder in (make_encoder(config.replace(keypoint_stride=None)), make_encoder(config)):
         encoder.keypoints[0].register_forward_pre_hook(lambda _, given: cells.append(given[0].shape[-2:].numel()))
         shapes.append(encoder(batch.observation.images).shape)
     assert shapes[0] == shapes[1]
@@ -240,18 +240,18 @@ def test_keypoints_can_be_found_in_a_finer_map():
 
 def test_keypoints_coarser_than_the_tokens_are_refused():
     with pytest.raises(ConfigError, match="keypoint_stride is 32, coarser than backbone_stride 16; choose a smaller"):
-        replace(TINY, keypoints=4, backbone_stride=16, keypoint_stride=32)
+        TINY.replace(keypoints=4, backbone_stride=16, keypoint_stride=32)
 
 
 def test_without_map_tokens_only_keypoints_are_seen():
-    policy, batch = make(replace(TINY, keypoints=3, map_tokens=False)), make_batch()
-    assert policy.vision is not None
-    assert policy.vision(batch.observation.images).shape == (3, 3, TINY.d_model)  # one token a camera
-    assert policy.vision.token_positions().shape == (3, TINY.d_model)
+    policy, batch = make(TINY.replace(keypoints=3, map_tokens=False)), make_batch()
+    assert policy.encoder.vision is not None
+    assert policy.encoder.vision(batch.observation.images).shape == (3, 3, TINY.d_model)  # one token a camera
+    assert policy.encoder.vision.token_positions().shape == (3, TINY.d_model)
     assert policy.attention(batch.observation) == {}
     losses = policy(batch)
     losses["loss"].backward()
-    assert all(p.grad is not None and p.grad.any() for p in policy.vision.keypoints.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in policy.encoder.vision.keypoints.parameters())
 
 
 @pytest.mark.parametrize("size", [(30, 40), (15, 23)])
@@ -292,7 +292,7 @@ def test_keypoints_take_the_shift_of_their_frame_off_again():
 
 
 def test_frames_to_learn_from_are_shifted_and_others_are_not():
-    policy = make_policy(replace(FROZEN, frame_shift=3), SPEC)
+    policy = make_policy(FROZEN.replace(frame_shift=3), SPEC)
     frames = torch.randint(0, 256, (40, 24, 32, 3), dtype=torch.uint8)
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
     rows = [policy.encode_frames("top", frames, each) for each in (None, *generators)]
@@ -303,20 +303,19 @@ def test_frames_to_learn_from_are_shifted_and_others_are_not():
     shifts = learnt[0][:, -2:]
     assert {-3.0, 3.0} <= set(shifts.flatten().tolist())
     assert shifts.abs().max() == 3
-    with pytest.raises(ConfigError, match="only frozen backbones"):
-        ACTConfig(frame_shift=3)
+    with pytest.raises(ConfigError, match="--frame-shift 0"):
+        PolicySettings(frame_shift=3)
 
 
-def test_every_look_of_a_rollout_has_a_shift_of_its_own_and_the_first_none():
-    policy, memory = make_policy(replace(FROZEN, frame_shift=3), SPEC).eval(), {}
-    assert isinstance(policy, ACTPolicy)
+def test_every_query_of_a_rollout_has_a_shift_of_its_own_and_the_first_none():
+    policy, state = make_policy(FROZEN.replace(frame_shift=3), SPEC).eval(), {}
     frames = {"top": torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)}
-    looks = [policy._see(Observation(torch.zeros(2, 14), frames), memory) for _ in range(3)]
-    torch.testing.assert_close(looks[0], policy._see(Observation(torch.zeros(2, 14), frames)))
-    assert not torch.allclose(looks[0], looks[1])
-    assert not torch.allclose(looks[1], looks[2])
-    assert policy.vision is not None
-    spread = policy.vision.shift_of_look
+    queries = [policy.encoder(Observation(torch.zeros(2, 14), frames), state).image_tokens for _ in range(3)]
+    torch.testing.assert_close(queries[0], policy.encoder(Observation(torch.zeros(2, 14), frames)).image_tokens)
+    assert not torch.allclose(queries[0], queries[1])
+    assert not torch.allclose(queries[1], queries[2])
+    assert policy.encoder.vision is not None
+    spread = policy.encoder.vision.shift_of_query
     assert spread[0].tolist() == [0, 0]
     assert spread.abs().max() == 3
     assert len(spread.unique(dim=0)) > 12

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import torch
 
-from act.policies import POLICIES, ACTConfig, ACTPolicy, Batch, Observation
-from act.policies.config import AnsweringConfig
+from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings
+from act.policies.generators.config import CVAEConfig, RegressionConfig
 from demos.spec import ALOHA_JOINTS, EpisodeSpec
 from demos.writer import EpisodeWriter
 
@@ -20,20 +20,19 @@ THREE_CAMERAS = replace(SPEC, cameras={"top": (48, 64), "left": (48, 64), "right
 
 NO_IMAGES = {"cameras": (), "use_env_state": True}
 """Settings of a policy that looks at object poses alone: the fastest there is."""
-TINY = ACTConfig(
+TINY = PolicySettings(
     chunk_size=6,
     d_model=32,
     n_heads=4,
     ffn_dim=64,
-    n_style_layers=1,
     n_encoder_layers=1,
-    latent_dim=4,
     dropout=0.0,
     backbone_weights="none",
     backbone_width=0.125,
     backbone_stride=16,
+    generator=CVAEConfig(n_vae_encoder_layers=1, latent_dim=4),
 )
-BLIND = replace(TINY, **NO_IMAGES)
+BLIND = TINY.replace(**NO_IMAGES)
 FROZEN = replace(
     TINY,
     cameras=("top",),
@@ -45,16 +44,16 @@ FROZEN = replace(
     keypoint_stride=4,
     keyframe_weight=1.0,
 )
-PLACES = replace(FROZEN, use_vae=False, place_weight=1.0)
+PLACES = FROZEN.replace(generator=RegressionConfig(), ee_position_weight=1.0)
 
 
-def family(name: str, base: AnsweringConfig = BLIND, **settings) -> AnsweringConfig:
-    """A family's settings, as small as `base`."""
-    shared = {field.name: getattr(base, field.name) for field in fields(AnsweringConfig)}
-    known = {field.name for field in fields(POLICIES[name][0])}
-    own = {"n_style_layers": 1, "latent_dim": 4, "flow_width": 16, "transforms": 1, "critic_width": 8, "bins": 64}
-    own |= {"noise_levels": 20, "sampling_steps": 3, "coefficients": 3} | settings
-    return POLICIES[name][0](**shared, **{key: value for key, value in own.items() if key in known})
+def family(name: str, base: PolicySettings = BLIND, **settings) -> PolicySettings:
+    """The settings of a generator, as small as `base`."""
+    kind, _ = GENERATORS[name]
+    own = {"n_vae_encoder_layers": 1, "latent_dim": 4, "flow_width": 16, "transforms": 1, "critic_width": 8, "bins": 64}
+    own |= {"num_train_timesteps": 20, "num_inference_steps": 3, "coefficients": 3} | settings
+    known = {field.name for field in fields(kind)}
+    return base.replace(generator=kind(**{key: value for key, value in own.items() if key in known}))
 
 
 class Letters:
@@ -94,10 +93,10 @@ def as_real_robot(path: Path) -> None:
         file.attrs["sim"] = False
 
 
-def make(config: ACTConfig = TINY, seed: int = 0) -> ACTPolicy:
+def make(config: PolicySettings = TINY, seed: int = 0) -> Policy:
     """A policy with random weights for `THREE_CAMERAS`."""
     torch.manual_seed(seed)
-    return ACTPolicy(config, THREE_CAMERAS)
+    return Policy(config, THREE_CAMERAS)
 
 
 def make_batch(size: int = 3, k: int = TINY.chunk_size, seed: int = 0) -> Batch:
@@ -112,7 +111,7 @@ def make_batch(size: int = 3, k: int = TINY.chunk_size, seed: int = 0) -> Batch:
     return Batch(Observation(qpos, frames, env_state), torch.randn(size, k, 14, generator=rng), is_pad)
 
 
-def descend(policy: ACTPolicy, batch: Batch, steps: int, which: str = "loss") -> None:
+def descend(policy: Policy, batch: Batch, steps: int, which: str = "loss") -> None:
     """Trains on one batch."""
     optimiser = torch.optim.AdamW(policy.parameter_groups(lr=3e-3))
     for _ in range(steps):

@@ -1,19 +1,70 @@
 """Transformer encoder and decoder as in DETR (Carion et al. 2020, arXiv 2005.12872), which ACT builds on.
 
+    ChunkTransformer   observation → tokens → encoder → memory;  k queries → decoder → (B, k, d_model)
+    Encoder, Decoder   layers of Attention and feed-forward
+    sinusoids          fixed positions
+
 Positions are added to queries and keys in every layer, never to values. Tensors are (B, L, D): batch, tokens, d_model.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from act.policies.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from act.policies.observation import EncodedObservation
+
+
+class ChunkTransformer(nn.Module):
+    """ACT's transformer, the same for all generators.
+
+    Args:
+        dims: length of each vector of the observation that becomes a token: qpos, and perhaps env_state and keyframe.
+        own_tokens: tokens that the generator puts before those of the observation.
+        more_queries: queries beyond those of the chunk's k steps.
+    """
+
+    def __init__(self, config: PolicyConfig, dims: Mapping[str, int], own_tokens: int = 0, more_queries: int = 0):
+        super().__init__()
+        d, shape = config.transformer.d_model, config.transformer.layer
+        self.qpos_noise = config.qpos_noise
+        self.proj = nn.ModuleDict({name: Float32Linear(dim, d) for name, dim in dims.items()})
+        self.n_vectors = own_tokens + len(dims) + (config.language is not None)
+        self.vector_position = nn.Parameter(torch.randn(self.n_vectors, d))
+        self.encoder = Encoder(config.transformer.n_encoder_layers, *shape)
+        self.query = nn.Parameter(torch.randn(config.chunk_size + more_queries, d))
+        self.decoder = Decoder(config.transformer.n_decoder_layers, *shape)
+
+    def encode(self, encoded: "EncodedObservation", own: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """The memory (B, L, d_model) that the decoder attends to, and its positions (L, d_model).
+
+        Args:
+            own: the generator's tokens (B, d_model), as many as it announced.
+        """
+        vectors = encoded.vectors | {}
+        if self.training and self.qpos_noise:
+            vectors["qpos"] = vectors["qpos"] + self.qpos_noise * torch.randn_like(vectors["qpos"])
+        tokens = [*own, *(proj(vectors[name]) for name, proj in self.proj.items())]
+        tokens += [] if encoded.instruction is None else [encoded.instruction]
+        tokens, position = torch.cat([torch.stack(tokens, dim=1), encoded.image_tokens], dim=1), self.vector_position
+        if encoded.image_position is not None:
+            position = torch.cat([position, encoded.image_position])
+        return self.encoder(tokens, position), position
+
+    def decode(self, memory: tuple[Tensor, Tensor], x: Tensor | None = None) -> Tensor:
+        """(B, queries, d_model) from what `encode` returned; x: see `Decoder`."""
+        return self.decoder(self.query, *memory, x)
+
 
 class Float32Linear(nn.Linear):
-    """A linear map that autocast leaves in float32: for what comes in and goes out at the precision of the robot."""
+    """A linear layer that autocast leaves in float32, for numbers at the precision of the robot."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -54,7 +105,7 @@ class Attention(nn.Module):
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """How much each query attends to each key, (B, heads, Q, K); rows sum to 1. To look at, not to compute with."""
+        """How much each query attends to each key, (B, heads, Q, K); rows sum to 1. For pictures."""
         q, k = (
             rearrange(linear(x), "b l (h d) -> b h l d", h=self.n_heads).float()
             for linear, x in ((self.query, query), (self.key, key))
@@ -135,9 +186,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """k learned queries (k, D) read the memory (B, L, D) at positions (L, D); the LAST layer answers, (B, k, D).
-
-    They begin with nothing, or with x (B, k, D).
+    """k learned queries (k, D) attend to the memory (B, L, D) at positions (L, D); the output of the LAST layer is
+    (B, k, D). The first layer's input is zero, or x (B, k, D).
     """
 
     def __init__(self, n_layers: int, d_model: int, n_heads: int, ffn_dim: int, dropout: float, pre_norm: bool):
@@ -172,3 +222,8 @@ def sinusoid_2d(height: int, width: int, dim: int) -> Tensor:
 
     y, x = axis(height)[:, None].expand(-1, width, -1), axis(width).expand(height, -1, -1)
     return rearrange(torch.cat([y, x], dim=-1), "h w d -> (h w) d")
+
+
+def two_layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """A small network in float32."""
+    return nn.Sequential(Float32Linear(inputs, width), nn.ReLU(), Float32Linear(width, outputs))

@@ -1,4 +1,8 @@
-"""From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token."""
+"""From camera frames to tokens: uint8 (B, H, W, 3) in, (B, L, d_model) out, with a position for every token.
+
+frames → backbone → coarsest map → projection → map tokens
+                  → finest map (or all maps of a frozen backbone, merged) → keypoints → one token a camera
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,27 +16,27 @@ from torch import Tensor, nn
 
 from act.errors import ConfigError
 from act.policies.backbones import feature_map_shapes
-from act.policies.transformer import Float32Linear, sinusoid_2d
+from act.policies.transformer import sinusoid_2d
 
 
 class CameraEncoder(nn.Module):
-    """Convolutional features of all cameras, projected to d_model and laid side by side as tokens.
+    """Features of all cameras as tokens.
 
-    Cameras of one size pass a shared backbone as one batch. Of several cameras each has a learned embedding, since
-    their feature maps lie at the same positions.
+    Cameras of one size pass a shared backbone as one batch. Several cameras have a learned embedding each, since their
+    feature maps lie at the same positions.
 
     Args:
         cameras: name → (height, width).
         d_model: width of a token, a multiple of 4.
         backbones: networks from `make_backbone`: one for all cameras, or one each. Their coarsest map becomes tokens.
         frozen_norm: batch norms keep their statistics and their affine maps, in training mode too.
-        keypoints: how many to find in the finest map of each camera; they make one more token each. 0: none.
-        frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), then
-            take the place of the finest one, and what the backbones see may be computed once (`encode`).
-        map_tokens: False leaves out the tokens of the coarsest map; the keypoints' ones are then all there are.
-        shift: in training a frozen backbone sees frames shifted at random, by up to so many pixels either way; in
-            rollouts every look has a shift of its own, so that their mean is not that of one grid of pixels.
-        told: length of what decides what keypoints look for, see `Keypoints`; 0: nothing does.
+        keypoints: keypoints in the finest map of each camera, which make one more token; 0: none.
+        frozen: the backbones are never trained. All their maps, merged by a small trained network (`MergedMaps`), take
+            the place of the finest one, and their features may be computed once (`encode`).
+        map_tokens: cells of the coarsest map are tokens.
+        shift: training shifts the frames of a frozen backbone at random, by up to so many pixels either way; in
+            rollouts every query has a shift of its own, which averages over the grid of pixels.
+        condition: length of the vector that conditions the keypoints, see `Keypoints`; 0: none.
 
     Raises:
         ConfigError: a backbone cannot work on frames of a camera's size.
@@ -42,7 +46,7 @@ class CameraEncoder(nn.Module):
     std: Tensor
     position: Tensor
     camera_of_token: Tensor
-    shift_of_look: Tensor
+    shift_of_query: Tensor
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class CameraEncoder(nn.Module):
         frozen: bool = False,
         map_tokens: bool = True,
         shift: int = 0,
-        told: int = 0,
+        condition: int = 0,
     ):
         super().__init__()
         self.cameras, self.frozen, self.shift = dict(cameras), frozen, shift
@@ -86,13 +90,15 @@ class CameraEncoder(nn.Module):
         self.merged = nn.ModuleList(MergedMaps(each) for each in channels if frozen)
         finest = [MergedMaps.WIDTH if frozen else each[0] for each in channels]
         self.keypoints = nn.ModuleList(
-            Keypoints(c, keypoints, d_model, sharpness=5.0 if frozen else 3.0, told=told) for c in finest if keypoints
+            Keypoints(c, keypoints, d_model, sharpness=5.0 if frozen else 3.0, condition=condition)
+            for c in finest
+            if keypoints
         )
         if keypoints:
             owners += [name for group in self.groups for name in group]
             positions.append(torch.zeros(len(names), d_model))
         self.camera_embedding = nn.Embedding(len(names), d_model) if len(names) > 1 or keypoints else None
-        self._constant("shift_of_look", _spread(16, shift))  # (16, 2) pixels
+        self._constant("shift_of_query", _spread(16, shift))  # (16, 2) pixels
         self._constant("position", torch.cat(positions))  # (L, d_model)
         self._constant("camera_of_token", torch.tensor([names.index(owner) for owner in owners]))  # (L,)
         self._constant("mean", 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
@@ -109,7 +115,7 @@ class CameraEncoder(nn.Module):
         return self
 
     def token_positions(self) -> Tensor:
-        """(L, d_model): where each token lies, and in which camera."""
+        """(L, d_model): each token's place in its map, and its camera."""
         if self.camera_embedding is None:
             return self.position
         return self.position + self.camera_embedding(self.camera_of_token)
@@ -118,35 +124,35 @@ class CameraEncoder(nn.Module):
         self,
         images: Mapping[str, Tensor],
         features: Mapping[str, Tensor] | None = None,
-        look: Tensor | None = None,
-        told: Tensor | None = None,
+        query: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """camera → (B, H, W, 3) uint8 becomes tokens (B, L, d_model); those of the keypoints come last.
 
         Args:
-            features: camera → what `encode` made of its frames before; it needs no image then.
-            look: () int64, in rollouts the number of this look.
-            told: (B, D) what decides what keypoints look for.
+            features: camera → rows of `encode`; it needs no image then.
+            query: () int64, in rollouts the number of this query.
+            condition: (B, D), see `Keypoints`.
 
         Raises:
             ConfigError: a camera is missing, or its frames have another size than the policy was built for.
         """
         tokens, points = [], []
-        for i, group, maps, shifts in self._maps(images, features or {}, look):
+        for i, group, maps, shifts in self._maps(images, features or {}, query):
             if self.projections:
                 flat = rearrange(maps[-1], "(n b) c h w -> b (n h w) c", n=len(group))
                 tokens.append(self.projections[i](flat))
             if self.keypoints:
-                found = self.keypoints[i](maps[0], self._as_coordinates(shifts, group, maps[0]), told)
+                found = self.keypoints[i](maps[0], self._as_coordinates(shifts, group, maps[0]), condition)
                 points.append(rearrange(found, "(n b) d -> b n d", n=len(group)))
         return torch.cat(tokens + points, dim=1)
 
-    def find_keypoints(self, images: Mapping[str, Tensor], told: Tensor | None = None) -> dict[str, Tensor]:
+    def find_keypoints(self, images: Mapping[str, Tensor], condition: Tensor | None = None) -> dict[str, Tensor]:
         """camera → (B, K, 2) places x, y of the keypoints, from -1 to 1 across the frame; empty without keypoints."""
         found = {}
         for i, group, maps, _ in self._maps(images) if self.keypoints else ():
             keypoints: Any = self.keypoints[i]
-            places = rearrange(keypoints.find(maps[0], told), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
+            places = rearrange(keypoints.find(maps[0], condition), "(n b) (yx k) -> n b k yx", n=len(group), yx=2)
             found |= dict(zip(group, places.flip(-1), strict=True))
         return found
 
@@ -189,7 +195,7 @@ class CameraEncoder(nn.Module):
         return (rearrange(frames, "nb h w c -> nb c h w").float() - self.mean) / self.std
 
     def _maps(
-        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None, look: Tensor | None = None
+        self, images: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None, query: Tensor | None = None
     ) -> list[tuple[int, list[str], list[Tensor], Tensor | None]]:
         """For each call of a backbone: its number, its n cameras, feature maps [(n · B, C, h, w), …] and the shifts of
         their frames, (n · B, 2) pixels.
@@ -202,7 +208,9 @@ class CameraEncoder(nn.Module):
                 frames = torch.cat([images[name] for name in group])
                 found.append((i, group, self.backbones[i](self._normalize(frames)), None))
                 continue
-            rows = [features[name] if name in features else self._seen(name, images[name], look) for name in group]
+            rows = [
+                features[name] if name in features else self._encode_now(name, images[name], query) for name in group
+            ]
             # Float before they are joined: autocast on CPUs knows no float16.
             shapes, whole = self.map_shapes[group[0]], torch.cat([row.float() for row in rows])
             *parts, shifts = whole.split([*(math.prod(shape) for shape in shapes), 2], dim=1)
@@ -210,13 +218,15 @@ class CameraEncoder(nn.Module):
             found.append((i, group, self.merged[i](maps), shifts))
         return found
 
-    def _seen(self, camera: str, frames: Tensor, look: Tensor | None) -> Tensor:
+    def _encode_now(self, camera: str, frames: Tensor, query: Tensor | None) -> Tensor:
         shifts = None
         if self.shift and self.training:
             shifts = self.draw_shifts(len(frames)).to(frames.device)
-        elif self.shift and look is not None:
-            # Not by indexing, which would wait for the device to tell the number.
-            shifts = self.shift_of_look.index_select(0, look.view(1) % len(self.shift_of_look)).expand(len(frames), 2)
+        elif self.shift and query is not None:
+            # Not by indexing, which would wait for the device.
+            shifts = self.shift_of_query.index_select(0, query.view(1) % len(self.shift_of_query)).expand(
+                len(frames), 2
+            )
         return self.encode(camera, frames, shifts)
 
     def _check(self, images: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
@@ -224,15 +234,15 @@ class CameraEncoder(nn.Module):
             if self.frozen and name in features:
                 continue
             if name not in images:
-                raise ConfigError(f"the policy looks at camera {name}, given only: {', '.join(images) or 'none'}")
+                raise ConfigError(f"the policy needs camera {name}, given only: {', '.join(images) or 'none'}")
             if images[name].shape[1:] != (height, width, 3):
                 given = tuple(images[name].shape)
                 raise ConfigError(f"frames of camera {name} are {given}, the policy needs (B, {height}, {width}, 3)")
 
 
 class MergedMaps(nn.Module):
-    """A frozen backbone's maps, made into one of the finest stride: what a thing is comes from the coarse ones, where
-    it is from the fine ones (feature pyramid, Lin et al. 2017, arXiv 1612.03144, in its smallest form).
+    """A frozen backbone's maps merged into one of the finest stride: a small feature pyramid (Lin et al. 2017, arXiv
+    1612.03144).
 
     Args:
         channels: of the maps, finest first.
@@ -293,42 +303,42 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Keypoints(nn.Module):
-    """Where things are, as numbers: the mean coordinates of K learned heat maps, in one token.
-
-    Spatial soft-argmax (Levine et al. 2016, arXiv 1504.00702, section 5.2). The coordinates move with an object by
-    construction, so a few dozen demonstrations teach all the places in between.
+    """The mean coordinates of K learned heat maps, in one token: spatial soft-argmax (Levine et al. 2016, arXiv
+    1504.00702, section 5.2). The coordinates move with an object by construction.
 
     Args:
-        told: length of what scales the channels first, and so decides what the keypoints look for; 0: nothing does.
-            FiLM (Perez et al. 2018, arXiv 1709.07871) without its shift, which a softmax over places does not notice.
+        condition: length of the vector that scales the channels first; 0: none. This is FiLM (Perez et al. 2018, arXiv
+            1709.07871) without its shift, which does not change a softmax over places.
     """
 
-    def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0, told: int = 0):
+    def __init__(self, channels: int, keypoints: int, d_model: int, sharpness: float = 3.0, condition: int = 0):
         super().__init__()
-        self.film = Float32Linear(told, channels) if told else None
+        self.film = nn.Linear(condition, channels) if condition else None
         if self.film is not None:  # at first nothing is scaled
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
-        self.heat = nn.Conv2d(channels, keypoints, 1, bias=not told)  # nor does a softmax notice a bias
+        self.heat = nn.Conv2d(channels, keypoints, 1, bias=not condition)  # nor does a bias change a softmax
         # Maps that start flat put every keypoint in the middle of the picture, from where it learns slowly.
         nn.init.normal_(self.heat.weight, std=sharpness / channels**0.5)
-        self.project = Float32Linear(2 * keypoints, d_model)
+        self.project = nn.Linear(2 * keypoints, d_model)
 
-    def forward(self, features: Tensor, shifts: Tensor | None = None, told: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) → (B, d_model); `shifts` (B, 2), by which all was moved in y and x, is taken off again."""
-        found = self.find(features, told)
+    def forward(self, features: Tensor, shifts: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) → (B, d_model); `shifts` (B, 2), by which the frame was moved in y and x, is subtracted."""
+        found = self.find(features, condition)
         if shifts is not None:
             found = found - shifts.repeat_interleave(found.shape[1] // 2, dim=1)
-        return self.project(found)
+        with torch.autocast(found.device.type, enabled=False):
+            return self.project(found)
 
-    def find(self, features: Tensor, told: Tensor | None = None) -> Tensor:
+    def find(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """(n · B, C, h, w) and (B, D) → coordinates from -1 to 1: all y, then all x, (n · B, 2 K)."""
         height, width = features.shape[-2:]
         if self.film is None:
             heat = rearrange(self.heat(features), "b k h w -> b k (h w)")
         else:
-            assert told is not None
-            scale = (1 + self.film(told)).repeat(len(features) // len(told), 1)
+            assert condition is not None
+            with torch.autocast(condition.device.type, enabled=False):
+                scale = (1 + self.film(condition.float())).repeat(len(features) // len(condition), 1)
             heat = (self.heat.weight.flatten(1) * scale[:, None]) @ features.flatten(2)  # cheaper than scaled maps
         heat = heat.float().softmax(dim=-1)
         heat = rearrange(heat, "b k (h w) -> b k h w", h=height)

@@ -15,7 +15,7 @@ import torch
 
 from act.dataset import ChunkDataset
 from act.device import autocast, pick_dtype
-from act.policies import ACTConfig, Batch, Observation, Policy, make_policy
+from act.policies import Batch, Observation, Policy, PolicySettings, make_policy
 from act.run_folder import RunFolder
 from act.sampling import ShuffledStarts
 from act.train import Trainer
@@ -27,7 +27,7 @@ from scripts.benchmarks import SIZES
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.timing import Case
 
-LEROBOT_LIKE = ACTConfig(cameras=("top",))
+LEROBOT_LIKE = PolicySettings(cameras=("top",))
 """The paper's shape, one decoder layer, frozen batch norms: what LeRobot builds by default, 52 M parameters."""
 
 
@@ -44,7 +44,7 @@ def make_batch(spec: EpisodeSpec, k: int, size: int, device: torch.device) -> Ba
     return Batch(observation, action, torch.zeros(size, k, dtype=torch.bool)).to(device)
 
 
-def make(config: ACTConfig, size: tuple[int, int], device: torch.device) -> Policy:
+def make(config: PolicySettings, size: tuple[int, int], device: torch.device) -> Policy:
     """A policy with random weights and one camera of that size."""
     torch.manual_seed(0)
     spec = EpisodeSpec(ALOHA, {"top": size})
@@ -121,7 +121,7 @@ def train_cases(
     *,
     sizes: Sequence[tuple[int, int]] = SIZES,
     steps: int = 3,
-    config: ACTConfig = LEROBOT_LIKE,
+    config: PolicySettings = LEROBOT_LIKE,
 ) -> list[Case]:
     """Milliseconds of one optimiser step."""
     cases = []
@@ -142,12 +142,12 @@ def modes_of(device: torch.device, compiled: bool = False) -> list[Mode]:
     return modes + [replace(modes[-1], compile=True)] * compiled
 
 
-def _batch(config: ACTConfig, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
+def _batch(config: PolicySettings, size: tuple[int, int], batch_size: int, device: torch.device) -> Batch:
     return make_batch(EpisodeSpec(ALOHA, {"top": size}), config.chunk_size, batch_size, device)
 
 
 def _train_ms(
-    config: ACTConfig, size: tuple[int, int], batch_size: int, steps: int, mode: Mode, device: torch.device
+    config: PolicySettings, size: tuple[int, int], batch_size: int, steps: int, mode: Mode, device: torch.device
 ) -> float:
     """NaN where the memory does not suffice."""
     try:
@@ -167,7 +167,7 @@ def infer_cases(
     sizes: Sequence[tuple[int, int]] = SIZES,
     observations: Sequence[int] = (1, 50),
     times: int = 10,
-    config: ACTConfig = LEROBOT_LIKE,
+    config: PolicySettings = LEROBOT_LIKE,
 ) -> list[Case]:
     """Milliseconds from observations on the host to chunks on the host, in physical units."""
     cases = []

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from act.policies import ACTConfig
+from act.policies import PolicySettings
 from scripts.benchmarks.learning import LEROBOT_LIKE, Mode, make, make_batch, stepping
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ class Cost:
         return self.batch / max(self.flops / flops, self.bytes / bandwidth)
 
 
-def cost(config: ACTConfig = LEROBOT_LIKE, size: tuple[int, int] = (480, 640), batch: int = 8) -> Cost:
+def cost(config: PolicySettings = LEROBOT_LIKE, size: tuple[int, int] = (480, 640), batch: int = 8) -> Cost:
     """The cost of a step in bfloat16, optimiser included, of a policy with one camera of that size."""
     policy = make(config, size, CPU)
     samples = make_batch(policy.spec, policy.chunk_size, batch, CPU)

@@ -11,7 +11,7 @@ from scripts.report import each_training, horizon, jerk, minutes, published, str
 HUMAN = "--demonstrator mixed"
 SETTINGS = {  # name → flags of train.py, flags of rollout.py
     "default": ("", ""),
-    "CVAE": ("--use-vae", ""),
+    "CVAE": ("--policy act", ""),
     "chunks of 1": ("--chunk-size 1", "--n-action-steps 1"),
     "chunks of 10": ("--chunk-size 10", "--n-action-steps 10"),
     "chunks of 100": ("--chunk-size 100", "--n-action-steps 100"),

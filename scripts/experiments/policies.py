@@ -18,11 +18,11 @@ from scripts.report import (
     variants,
 )
 
-POLICIES = ("regression", "autoencoder", "act", "gan", "autoregressive", "flow", "flow-matching", "diffusion")
-CVAE = "--use-vae --prior learned --kl-weight 0.05 --free-nats 1"
+GENERATORS = ("regression", "autoencoder", "act", "gan", "autoregressive", "flow", "flow-matching", "diffusion")
+CVAE = "--policy act --prior learned --kl-weight 0.05 --free-nats 1"
 TASKS = {  # name → flags of record.py, flags of train.py, trainings
     # Which arm gives is what the policies decide here: no keyframe predicts it beforehand.
-    "hand_over": (f"--task hand_over {RECORD}", "--no-keyframe-token --place-weight 0", 3),
+    "hand_over": (f"--task hand_over {RECORD}", "--no-keyframe-token --ee-position-weight 0", 3),
     "transfer_cube": ("--task transfer_cube --demonstrator plain", "", 1),
 }
 
@@ -55,4 +55,4 @@ COLUMNS: list[Column] = [
     logged("val/predict_l1", "validation L1 (z)"),
     *(throughput(), inference()),
 ]
-EXPERIMENT = Experiment([cell(policy, task) for task in TASKS for policy in POLICIES], COLUMNS)
+EXPERIMENT = Experiment([cell(policy, task) for task in TASKS for policy in GENERATORS], COLUMNS)
