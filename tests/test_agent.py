@@ -1,6 +1,5 @@
 """Laws of the agent: it looks only when it must, treats environments alike, and repeats itself exactly."""
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +17,7 @@ K = TINY.chunk_size
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     torch.manual_seed(0)
-    return make_policy(dataclasses.TINY.replace(cameras=("top",)), SPEC)
+    return make_policy(TINY.replace(cameras=("top",)), SPEC)
 
 
 def observe(t: int, n: int, images: bool = True) -> dict[str, np.ndarray]:
@@ -64,7 +63,7 @@ def test_it_looks_only_when_the_policy_is_asked(policy, executor, queries):
 
 
 def test_without_cameras_it_never_looks():
-    agent = PolicyAgent(make_policy(dataclasses.TINY.replace(**NO_IMAGES), SPEC), OpenLoop(K))
+    agent = PolicyAgent(make_policy(TINY.replace(**NO_IMAGES), SPEC), OpenLoop(K))
     assert agent.cameras == ()
     agent.reset([0], observe(0, 1, images=False))
     assert not agent.needs_images()

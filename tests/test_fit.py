@@ -63,7 +63,7 @@ def test_a_policy_is_fitted_in_one_call_and_its_folder_is_a_run(tmp_path):
 
 def test_a_fit_that_is_resumed_is_the_whole_one(tmp_path):
     data = write_episodes(tmp_path / "data")
-    constant = dataclasses.CONFIG.replace(schedule="constant", val_fraction=0.0)
+    constant = CONFIG.replace(schedule="constant", val_fraction=0.0)
     whole = fit(data, BLIND, constant, tmp_path / "whole")
     fit([data], BLIND, dataclasses.replace(constant, steps=2, save_every=2), tmp_path / "parts")
     parts = fit([data], BLIND, constant, tmp_path / "parts", resume=True)
@@ -72,7 +72,7 @@ def test_a_fit_that_is_resumed_is_the_whole_one(tmp_path):
 
 def test_the_best_is_the_best_by_the_function_that_evaluates(tmp_path):
     rates = iter([0.5, 0.1])
-    config = dataclasses.CONFIG.replace(eval_every=2)
+    config = CONFIG.replace(eval_every=2)
     run = fit(
         write_episodes(tmp_path / "data"),
         BLIND,
@@ -136,7 +136,7 @@ def test_one_environment_gets_the_actions_of_the_batch(tmp_path):
 
 @pytest.mark.parametrize(("code", "shown"), [(FRONT_PAGE, "seed=100000"), (ONE_ENVIRONMENT, "success: False")])
 def test_a_policy_acts_in_a_few_lines(tmp_path, monkeypatch, capsys, code, shown):
-    path = saved(tmp_path, dataclasses.TINY.replace(cameras=("top",)), spec(TRANSFER, "top"))
+    path = saved(tmp_path, TINY.replace(cameras=("top",)), spec(TRANSFER, "top"))
     code = code.replace('"demo"', repr(str(path))).replace("cameras=", "horizon=4, cameras=")
     exec(code, {})
     assert shown in capsys.readouterr().out
