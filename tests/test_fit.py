@@ -8,7 +8,7 @@ import torch
 from messages import refusal
 from test_agent_settings import LATENT, TRANSFER, saved, spec
 from test_training import TRAIN, curve
-from tiny import BLIND, write_episodes
+from tiny import BLIND, TINY, write_episodes
 
 from act import agent_from, load_policy
 from act.agent import PolicyAgent
@@ -63,7 +63,7 @@ def test_a_policy_is_fitted_in_one_call_and_its_folder_is_a_run(tmp_path):
 
 def test_a_fit_that_is_resumed_is_the_whole_one(tmp_path):
     data = write_episodes(tmp_path / "data")
-    constant = CONFIG.replace(schedule="constant", val_fraction=0.0)
+    constant = dataclasses.replace(CONFIG, schedule="constant", val_fraction=0.0)
     whole = fit(data, BLIND, constant, tmp_path / "whole")
     fit([data], BLIND, dataclasses.replace(constant, steps=2, save_every=2), tmp_path / "parts")
     parts = fit([data], BLIND, constant, tmp_path / "parts", resume=True)
@@ -72,7 +72,7 @@ def test_a_fit_that_is_resumed_is_the_whole_one(tmp_path):
 
 def test_the_best_is_the_best_by_the_function_that_evaluates(tmp_path):
     rates = iter([0.5, 0.1])
-    config = CONFIG.replace(eval_every=2)
+    config = dataclasses.replace(CONFIG, eval_every=2)
     run = fit(
         write_episodes(tmp_path / "data"),
         BLIND,
