@@ -60,7 +60,7 @@ def ranks(size: int, name: str, *arguments: object, folder: Path) -> list[subpro
     return functions(size, _run_script, words, folder=folder)
 
 
-SMALLEST = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32", "--n-vae-encoder-layers", "1"]
+SMALLEST = ["--chunk-size", "20", "--d-model", "16", "--n-heads", "2", "--ffn-dim", "32"]
 SMALLEST += ["--n-encoder-layers", "1", "--n-decoder-layers", "1", "--steps", "6"]
 SMALLEST += ["--batch-size", "4", "--val-every", "3", "--val-starts", "8", "--save-every", "3"]
 SMALLEST += ["--log-every", "2", "--warmup-steps", "2"]

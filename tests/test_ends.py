@@ -238,7 +238,7 @@ def test_a_signal_is_one_line_and_an_exit_code(tmp_path, words, number, code, li
 def test_no_hang_in_kills_at_random_moments(tmp_path):
     """`KILLS` of them, 100 by default, over record, rollout, train and teleop; a table with `-s`."""
     kills, rng = int(os.environ.get("KILLS", "100")), random.Random(0)
-    tiny = "--chunk-size 20 --d-model 16 --n-heads 2 --ffn-dim 32 --n-vae-encoder-layers 1 --n-encoder-layers 1"
+    tiny = "--chunk-size 20 --d-model 16 --n-heads 2 --ffn-dim 32 --n-encoder-layers 1"
     common = f"--preset cpu {tiny} --batch-size 4 --val-every 5 --val-starts 8 --wandb disabled --device cpu"
     size = "--task transfer_cube --height 24 --width 32"
 

@@ -24,7 +24,6 @@ FLAGS = {
     "d-model": 16,
     "n-heads": 2,
     "ffn-dim": 32,
-    "latent-dim": 4,
     "steps": 60,
     "batch-size": 4,
     "log-every": 2,
