@@ -207,8 +207,10 @@ def test_where_there_are_no_locks_work_goes_on(tmp_path, monkeypatch, refusal):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl if refusal == "no locks" else os, "flock" if refusal == "no locks" else "open", refuse)
+    entered = []
     with lock_folder(tmp_path, "recording"), lock_folder(tmp_path, "recording"):
-        pass
+        entered.append("both")
+    assert entered == ["both"]
 
 
 def test_a_recording_and_a_training_keep_others_out(tmp_path):

@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from messages import refusal, says
+from PIL import Image
 from test_training import curve
 from tiny import write_episodes
 
 from act.checkpoint import load_policy
-from act.errors import ConfigError
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from scripts import train as script
@@ -77,32 +79,25 @@ def test_kill_9_and_resume_give_the_same_curve_in_one_wandb_run(data, whole, tmp
     printed = capsys.readouterr().out
     assert "continuing after step" in printed
     assert curve(out) == curve(whole)
-    assert (out / "curves.png").stat().st_size > 1000
+    assert np.asarray(Image.open(out / "curves.png").convert("L")).std() > 10, "something is drawn"
     assert not list(out.rglob(".*.part"))
     run_id = (out / "wandb_id.txt").read_text()
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
-    assert "W&B: no login found (run `wandb login`), so this run stays offline" in printed
-    assert f"W&B: offline; upload it with: wandb sync {tmp_path}/wandb/offline-run-" in printed
+    assert says(printed, "no login", "offline", f"wandb sync {tmp_path}/wandb/offline-run")
 
 
 def test_a_run_folder_is_not_overwritten(data, whole, capsys):
-    def refusal(*args: str) -> str:
-        with pytest.raises(ConfigError) as error:
-            call(*args)
-        return str(error.value)
+    def refused(*args: str) -> str:
+        return refusal(lambda: call(*args))
 
     before = (whole / "metrics.jsonl").read_bytes()
-    assert (
-        refusal(*words(data, whole)) == f"{whole} already holds this run; use --resume to continue it, or another --out"
-    )
-    other = (
-        f"{whole} holds a run with other settings (%s); use its settings and --resume to continue it, or another --out"
-    )
-    assert refusal(*words(data, whole, lr=0.1)) == other % f"lr {PRESETS['cpu'][1].lr} there, 0.1 now"
+    assert says(refused(*words(data, whole)), whole, "--resume", "--out")
+    other = (whole, "settings", "--resume", "--out")
+    assert says(refused(*words(data, whole, lr=0.1)), *other, "lr", PRESETS["cpu"][1].lr, 0.1)
     # A cosine's learning rates depend on where it ends, so its run cannot be prolonged.
-    assert refusal("--out", str(whole), "--resume", "--steps", "90") == other % "steps 60 there, 90 now"
-    assert refusal(*words(data, data)) == f"{data} holds episode_0.hdf5 and no run; use an empty or another --out"
-    assert refusal(*words(data, whole, preset="big")) == "unknown preset 'big'; known presets: paper, cpu"
+    assert says(refused("--out", str(whole), "--resume", "--steps", "90"), *other, "steps", 60, 90)
+    assert says(refused(*words(data, data)), data, "episode_0.hdf5", "no run", "--out")
+    assert says(refused(*words(data, whole, preset="big")), "big", *PRESETS)
     assert (whole / "metrics.jsonl").read_bytes() == before
     capsys.readouterr()
     assert call("--out", str(whole), "--resume", "--wandb", "disabled") == 0  # nothing is left to do
