@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from messages import says
 
 from scripts.console import REMOVED, RENAMED, main
 
@@ -32,7 +33,7 @@ def test_a_command_is_its_script():
     command = Path(sys.executable).with_name("bimanual-compare")
     run = subprocess.run([command, "nowhere.json"], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "error: nowhere.json: no such file; scripts/rollout.py --json writes one\n"
+    assert says(run.stderr, "error: nowhere.json", "no such file", "--json")
 
 
 def test_an_old_command_runs_its_script_or_names_the_new_command(monkeypatch, capsys):
