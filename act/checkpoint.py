@@ -7,6 +7,7 @@ archive whose comment is the SHA-256 of all bytes before it, since torch.load ch
     demonstrated_steps                      length of the longest demonstration without pauses; older files lack it
     sentences                               the text encoder, and its vectors of the instructions met in training
     weights, ema                            parameters and buffers, the normalisers' among them; ema where it was on
+    without_backbone                        True: a frozen backbone is not among the weights (`act.export`)
     step, optimizer, random, …              what `act.train` needs to continue as if it had never stopped
 
 Format 1 had other names; `read_checkpoint` replaces them (`act.stored_names`).
@@ -147,6 +148,21 @@ def upgrade_optimizer(
     return stored | {"state": state}
 
 
+def is_backbone(name: str) -> bool:
+    """Whether a weight of this name is the backbone's."""
+    return ".backbones." in f".{name}"
+
+
+def stored_weights(contents: Mapping[str, Any], policy: Policy) -> dict[str, Tensor]:
+    """The weights of a checkpoint for this policy, averaged (EMA) where there are any. A backbone that is not in the
+    file is the policy's own.
+    """
+    weights = upgrade_state_dict(contents.get("ema") or contents["weights"], policy)
+    if not contents.get("without_backbone"):
+        return weights
+    return {name: value for name, value in policy.state_dict().items() if is_backbone(name)} | weights
+
+
 def load_policy(
     path: Path | str,
     device: torch.device | str = "auto",
@@ -156,7 +172,7 @@ def load_policy(
     """The trained policy, in evaluation mode, with its averaged (EMA) weights where there are any.
 
     Args:
-        path: a checkpoint file or a run folder, see `find_checkpoint`.
+        path: a checkpoint file, a run folder or "demo", see `find_checkpoint`.
         sampling: settings of the policy that change how it answers and not what it learnt, if not as it was trained:
             see `act.policies.settings.SAMPLING`.
         text_encoder: the `module:function` that the user names, to embed sentences that are new to the policy. One that
@@ -176,8 +192,9 @@ def load_policy(
         raise ConfigError(f"{what}; leave --{foreign[0].replace('_', '-')} out")
     try:
         settings = PolicySettings.from_dict(contents["policy"], {**contents["policy_config"], **(sampling or {})})
-        policy = make_policy(settings, EpisodeSpec.from_dict(contents["spec"]), pretrained=False)
-        policy.load_state_dict(upgrade_state_dict(contents.get("ema") or contents["weights"], policy))
+        spec, pretrained = EpisodeSpec.from_dict(contents["spec"]), bool(contents.get("without_backbone"))
+        policy = make_policy(settings, spec, pretrained=pretrained)
+        policy.load_state_dict(stored_weights(contents, policy))
         policy.demonstrated_steps = int(contents.get("demonstrated_steps", 0))
         if policy.instruction_encoder is not None:
             stored = contents.get("sentences") or policy.instruction_encoder.to_dict()
@@ -226,7 +243,7 @@ def start_from(policy: Policy, path: Path | str) -> None:
     fits = fits and spec.joint_names == policy.spec.joint_names
     try:
         if fits:
-            policy.load_state_dict(upgrade_state_dict(contents.get("ema") or contents["weights"], policy))
+            policy.load_state_dict(stored_weights(contents, policy))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         changed = changed or [" ".join(str(error).split())[:160]]
         fits = False

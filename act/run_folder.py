@@ -181,8 +181,13 @@ def _compared(old: dict, new: dict) -> set[str]:
     return ignored | ({"preset", "eval_episodes"} - old.keys())  # runs of `act.fit.fit` have none
 
 
+DEMO = Path(__file__).parent / "assets" / "demo.pt"
+"""The policy that comes with the package, under the name "demo"; see `act.export`."""
+
+
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint file that a path means: itself, or of a run folder best.pt, or last.pt before there is a best.
+    """The checkpoint file that a path means: itself, or of a run folder best.pt, or last.pt before there is a best;
+    "demo" is the policy of the package where there is no such file or folder.
 
     Raises:
         ConfigError: there is no such file, or the run folder has none yet.
@@ -191,7 +196,11 @@ def find_checkpoint(path: Path | str) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise ConfigError(f"{path}: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it")
+        if path == Path("demo"):
+            return DEMO
+        raise ConfigError(
+            f"{path}: no such checkpoint; give demo, a run folder of scripts/train.py or a .pt file in it"
+        )
     folder = RunFolder(path)
     for file in (folder.best, folder.last):
         if file.is_file():
@@ -240,6 +249,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"{path} cannot be written: {reason}; all that was written before is whole, --resume continues from there"
         ) from error
+
+
+def output_folder(checkpoint: Path) -> Path:
+    """Where what is made with a checkpoint goes by default: its run folder; runs/demo for that of the package."""
+    if checkpoint == DEMO:
+        return Path("runs") / "demo"
+    # The newest few checkpoints of a run lie one folder further down.
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def _json(text: bytes) -> Any:

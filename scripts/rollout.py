@@ -23,7 +23,7 @@ from tyro.conf import OmitArgPrefixes
 
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
-from act.run_folder import find_checkpoint
+from act.run_folder import find_checkpoint, output_folder
 from envs import short_name
 from envs.results import EpisodeResult, evaluate, summarize
 from envs.video import VideoRecorder
@@ -84,8 +84,7 @@ def main(args: Args) -> None:
     mode_from(args.wandb, "disabled")  # or it raises, before anything is rolled out
     check_file("--json", args.json)
     checkpoint = find_checkpoint(args.checkpoint)
-    # The newest few checkpoints of a run lie one folder further down.
-    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = output_folder(checkpoint)
     video_dir = args.video_dir or folder / "rollout"
     check_folder("--video-dir", video_dir if args.videos else None, "name another --video-dir")
     if args.wandb not in (None, "disabled"):

@@ -3,6 +3,7 @@
     python scripts/view.py data/transfer_cube                          # a folder, or one file of it
     python scripts/view.py data/transfer_cube --checkpoint runs/cube   # predicted chunks, attention, keypoints, z
     python scripts/view.py results.json                                # of scripts/rollout.py: repeats its episodes
+    python scripts/view.py --checkpoint demo                           # rollouts of a policy
 
 The page opens at http://127.0.0.1:8081. From another machine: ssh -L 8081:127.0.0.1:8081 HOST.
 """
@@ -28,23 +29,28 @@ from act.run_folder import find_checkpoint
 from demos.episode import Episode, check_dataset, find_all_episodes
 from demos.notes import dataset_notes
 from demos.record import spec_of
-from demos.spec import EpisodeError, JpegColors
+from demos.spec import EpisodeError, EpisodeSpec, JpegColors
 from demos.writer import EpisodeWriter
 from envs.results import all_succeeded, read_results
 from envs.rollout import rollout
-from scripts.acting import agent_for, envs_for, resolved
+from scripts.acting import agent_for, envs_for, resolved, tasks_of
 from scripts.common import run
 
 if TYPE_CHECKING:  # with torch and timm these take seconds, which nobody waits for to read --help
     from act.policies import Policy
 
 
+UNSEEN, SHOWN = 100_000, 10
+"""First seed and number of the rollouts of a policy that is shown without episodes or results."""
+
+
 @dataclass(frozen=True)
 class Args:
     """Show episodes in a browser: in 3-D, with images, joints, reward stages and the predictions of a policy."""
 
-    what: Positional[Path]
-    """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json."""
+    what: Positional[Path | None] = None
+    """An episode's file, a folder of episodes, or the JSON that scripts/rollout.py writes with --json. Default:
+    rollouts of --checkpoint."""
     cameras: tuple[str, ...] | None = None
     """Cameras to show. Default: all, which every episode must have."""
     jpeg_colors: JpegColors = "auto"
@@ -68,11 +74,15 @@ class Args:
 
 def main(args: Args) -> None:
     results, episodes = None, []
-    if args.what.suffix == ".json":
+    checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
+    if args.what is None:
+        if checkpoint is None:
+            raise ConfigError("nothing to show; name episodes, results of scripts/rollout.py, or a --checkpoint")
+        results = unseen_seeds(checkpoint)
+    elif args.what.suffix == ".json":
         results = read_results(args.what)
     else:
-        episodes = read_episodes(args)
-    checkpoint = None if args.checkpoint is None else find_checkpoint(args.checkpoint)
+        episodes = read_episodes(args.what, args)
 
     from act.checkpoint import load_policy
     from scripts.pages.policy_inspector import PolicyInspector
@@ -106,15 +116,15 @@ def main(args: Args) -> None:
             scene_page.close()
 
 
-def read_episodes(args: Args) -> list[Episode]:
+def read_episodes(what: Path, args: Args) -> list[Episode]:
     """The episodes to show, each opened once; prints the notes about them."""
     try:
-        args.what.stat()
+        what.stat()
     except FileNotFoundError:
-        raise EpisodeError(f"{args.what}: no such file or folder") from None
+        raise EpisodeError(f"{what}: no such file or folder") from None
     except OSError:
         pass  # the reader says what is wrong
-    paths, notes = find_all_episodes([args.what])
+    paths, notes = find_all_episodes([what])
     episodes = [Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
     check_dataset(episodes, cameras=args.cameras)
     if args.cameras is not None:
@@ -146,10 +156,26 @@ def labelled(rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int]]
     """For each episode of a rollout: a label, its seed, and its number among the episodes of the seed."""
     before, several = Counter[int](), Counter(row["seed"] for row in rows)
     for row in rows:
-        seed, success = row["seed"], "success" if row["success"] else "failure"
+        seed = row["seed"]
         sample = f", sample {before[seed] + 1}" if several[seed] > 1 else ""
-        yield f"seed {seed}{sample}: {success}, stage {row['highest_stage']}", (seed, before[seed])
+        result = (
+            f": {'success' if row['success'] else 'failure'}, stage {row['highest_stage']}" if "success" in row else ""
+        )
+        yield f"seed {seed}{sample}{result}", (seed, before[seed])
         before[seed] += 1
+
+
+def unseen_seeds(checkpoint: Path) -> dict[str, Any]:
+    """What results.json would hold of rollouts that were not done yet.
+
+    Raises:
+        ConfigError: the policy was trained on no simulated task, or on several.
+    """
+    from act.checkpoint import read_checkpoint
+
+    task = tasks_of(checkpoint, EpisodeSpec.from_dict(read_checkpoint(checkpoint)["spec"]), None)[0]
+    settings = {"checkpoint": str(checkpoint), "env_id": task, "dtype": "float32"}
+    return {"settings": settings, "episodes": [{"seed": UNSEEN + i} for i in range(SHOWN)]}
 
 
 class Rerun:

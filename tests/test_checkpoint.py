@@ -101,7 +101,7 @@ def test_errors_say_what_would_work(tmp_path):
     policy = make(**NO_IMAGES)
     whole = save(tmp_path / "a.pt", policy)
     assert message(tmp_path / "b.pt") == (
-        "b.pt: no such checkpoint; give a run folder of scripts/train.py or a .pt file in it"
+        "b.pt: no such checkpoint; give a run folder of scripts/train.py, a .pt file in it or demo"
     )
     assert message(tmp_path) == "runs holds no checkpoint yet (best.pt or last.pt); train with --out runs first"
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:-1000])
