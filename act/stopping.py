@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a policy is trained: the first one stops the training where nothing is lost by it."""
+"""Ctrl-C and SIGTERM during a training: the first signal stops it after a checkpoint."""
 
 import signal
 import time
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-AGAIN = 0.5  # s: a signal that follows the first one sooner is the same one, sent by the terminal and by torchrun
+AGAIN = 0.5  # s: a signal that follows sooner is the same one, sent by the terminal and by a parent, torchrun say
 
 
 class StopSignals:
-    """A context in which the first SIGINT or SIGTERM sets `asked`, to be looked at between two steps; the second one
-    does what it did before.
+    """A context in which the first SIGINT or SIGTERM sets `asked`, which the training checks between two steps. The
+    second one is handled as before the context.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Work that may be broken off: a signal raises KeyboardInterrupt in it; one that came before, at its start."""
+        """Work that may be interrupted: a signal raises KeyboardInterrupt in it; one that came before, at its start."""
         if self.asked:
             raise KeyboardInterrupt
         self._at_once = True

@@ -16,73 +16,73 @@ class TrainConfig:
     """Settings of the optimisation; the paper's numbers by default."""
 
     steps: int = 100_000
-    """Optimiser steps. A resumed run may have more of them if its schedule is constant; a cosine depends on its end."""
+    """Optimiser steps. A run with a constant schedule can be resumed with more steps; a cosine depends on its end."""
     batch_size: int = 8
-    """Starts per step, of all processes together."""
+    """Samples per step, of all processes together."""
     accumulate: int = 1
-    """Parts in which a process computes its share of a batch, one after the other: less memory, the same step."""
+    """Gradient accumulation: parts of a batch that are computed one after the other. Less memory, the same step."""
     lr: float = 1e-5
-    """Highest learning rate, reached after the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "constant"] = "constant"
-    """Of the learning rate after the warm-up: a half cosine down to min_lr_ratio at the last step, or none."""
+    """Learning rate after the warm-up. cosine: half a cosine down to min_lr_ratio at the last step."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     min_lr_ratio: float = 0.0
-    """Learning rate at the end of the cosine, as a share of lr."""
+    """Learning rate at the end of the cosine, as a fraction of lr."""
     weight_decay: float = 1e-4
-    """Of AdamW, on all parameters."""
+    """Weight decay of AdamW, on all parameters."""
     grad_clip: float = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Largest norm of the gradient; 0: no clipping."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights that validation, rollouts and users of the checkpoint get; 0: none."""
+    """Decay of the moving average of the weights. Validation, rollouts and `load_policy` use the average. 0: none."""
     seed: int = 0
-    """Of the weights, the order of the batches, dropout, and the validation split."""
+    """Seed of the initial weights, the order of the batches, dropout, and the validation split."""
     val_fraction: float = 0.1
-    """Share of the episodes kept for validation; 0 trains on all."""
+    """Fraction of the episodes kept for validation; 0: train on all."""
     learn_from: LearnFrom = "demonstrated"
-    """Steps to learn from: demonstrated leaves out those of a policy that a person then corrected, human takes only
-    those in which a person acted, all takes all."""
+    """Steps to train on, in episodes in which a person corrected a policy. demonstrated: those of experts and people,
+    without those of the policy. human: those of people alone. all: all."""
     drop_idle_steps: bool = False
-    """Leave pauses of the demonstrations out, but for their first 0.2 s: a policy without memory that learns to stand
-    still stands still for ever."""
+    """Remove idle steps, in which neither arm nor gripper moves, from the training data; the first 0.2 s of each idle
+    stretch stay. A policy without memory that learns to stand still never moves on."""
     drop_failed_grasps: bool = False
-    """Learn from grippers that stay open where they closed on nothing, opened and tried again, and from arms that do
-    not go there."""
+    """Remove failed grasp attempts from the training targets: closings on nothing that were followed by another try,
+    and the way there and back."""
     beginning_fraction: float = 0.0
-    """Share of the starts that are among the first 20 steps of an episode, taken again as often as that needs; 0: each
-    start is taken once in a pass. Which way an arm goes is open there and nowhere else."""
+    """Fraction of the samples from the first 20 steps of an episode, which are repeated for it. 0: no repetition. The
+    instruction decides the motion in these steps alone."""
     jpeg_colors: JpegColors = "auto"
-    """Order of the colours in JPEG frames: bgr as OpenCV encodes RGB without a conversion, rgb true colours; auto is
-    what the files say (attribute jpeg_colors), else bgr."""
+    """Order of the colours in JPEG frames. bgr: RGB encoded by OpenCV without a conversion. rgb: true colours. auto: as
+    the files say (attribute jpeg_colors), else bgr."""
     val_starts: int = 256
-    """Fixed starts in the validation episodes on which losses are measured."""
+    """Number of samples of the validation episodes on which losses are measured; always the same ones."""
 
     log_every: int = 100
-    """Steps between two lines of metrics."""
+    """Steps between two records of metrics."""
     val_every: int = 1000
     """Steps between two validations."""
     eval_every: int = 0
-    """Steps between two rounds of rollouts; best.pt is then the best by success. 0: none, and best.pt has the lowest
-    validation L1 of what the policy predicts."""
+    """Steps between two rounds of rollouts; best.pt is then the checkpoint with the highest success rate. 0: no
+    rollouts, and best.pt has the lowest validation L1 of the predicted chunks."""
     save_every: int = 5000
     """Steps between two checkpoints."""
     keep_last: int = 2
-    """How many of the newest checkpoints stay; best.pt and last.pt stay in any case."""
+    """Number of the newest checkpoints that are kept, besides best.pt and last.pt."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto is CUDA where there is one."""
+    """cpu, cuda, cuda:1, …; auto: CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward pass; auto is bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16. Weights are always
+    """Precision of the forward pass. auto: bfloat16 on CUDA and on CPUs with AMX or AVX-512 BF16. Weights are always
     float32."""
     threads: int = 0
-    """Threads that compute on a CPU; 0: as many as there are cores that other processes leave free, looked at again
-    with every line of metrics. Their number moves results by rounding."""
+    """CPU threads. 0: as many as there are free cores, measured again with every record of metrics. Their number
+    changes results by rounding."""
     compile: bool = False
-    """Compile the training step with torch.compile: minutes at the start, faster steps."""
+    """Compile the training step with torch.compile: it takes minutes once, and steps are faster."""
     cache: Literal["auto", "device", "ram", "none"] = "auto"
-    """Where decoded frames are kept: on the training device, in RAM or nowhere; auto takes the first that fits."""
+    """Where decoded frames are kept: on the training device, in RAM or nowhere. auto: the first that fits."""
     num_workers: int = 2
-    """Processes that read frames ahead where they are not cached."""
+    """Processes that read frames ahead if frames are not cached."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -110,7 +110,7 @@ class TrainConfig:
 
     @property
     def free_on_resume(self) -> set[str]:
-        """Settings that may change when a run continues: none of them moves the weights."""
+        """Settings that may change when a run is resumed: none of them changes the weights."""
         free = {
             "device",
             "threads",
@@ -125,7 +125,7 @@ class TrainConfig:
         return free | {"steps"} if self.schedule == "constant" else free
 
     def lr_scale(self, step: int) -> float:
-        """Learning rate of step 1 … steps as a share of its highest value."""
+        """Learning rate of step 1 … steps as a fraction of its peak."""
         if step <= self.warmup_steps:
             return step / self.warmup_steps
         if self.schedule == "constant":

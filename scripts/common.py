@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from act.stopping import AGAIN
 from scripts import terminal
 from scripts.deprecated import DEPRECATED_FLAGS as DEPRECATED_FLAGS
 from scripts.deprecated import upgrade_flags
@@ -28,8 +29,6 @@ USER_ERRORS = {"demos.spec": "EpisodeError", "act.errors": "ConfigError", "envs"
 
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG)
 """What the machine says where it does not let a file or a terminal be written or read."""
-
-AGAIN = 0.5  # s: a signal that follows another one sooner is the same one, sent by the terminal and by a parent
 
 
 class LostScript(Exception):

@@ -1,4 +1,4 @@
-"""Look at a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints.
+"""Inspect a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints.
 
     python scripts/inspect_data.py data/transfer_cube
 
@@ -31,18 +31,18 @@ from scripts.outputs import check_folder, failures_named
 
 @dataclass(frozen=True)
 class Args:
-    """Look at a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints."""
+    """Inspect a folder of demonstrations: a table, a contact sheet of every camera, plots of all joints."""
 
     data: Positional[Path]
     """Folder of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     out: Path | None = None
-    """Folder for the pictures; otherwise the folder inspect inside the data."""
+    """Folder for the pictures; default: inspect/ in the data folder."""
     rows: int = 8
-    """Episodes in a contact sheet, picked at equal distances."""
+    """Number of episodes in a contact sheet, at equal distances in the data."""
     cameras: tuple[str, ...] | None = None
-    """Cameras to look at, where not all episodes have the same; otherwise all."""
+    """Cameras to read, if the episodes have different ones; default: all."""
     jpeg_colors: JpegColors = "auto"
-    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
+    """Order of the colours in JPEG frames: bgr, rgb, or auto, as the files say; see scripts/train.py."""
 
 
 def main(args: Args) -> None:

@@ -43,33 +43,33 @@ class Args:
     """Roll a trained policy out on unseen seeds and report how often it succeeds."""
 
     checkpoint: Path
-    """A run folder (its best checkpoint, or the last before there is a best) or one checkpoint file."""
+    """A run folder (best.pt, or last.pt if there is no best yet) or a checkpoint file."""
     episodes: int = 50
-    """One episode per seed."""
+    """Number of seeds; --samples-per-seed episodes of each."""
     seed: int = 100_000
-    """First seed. Demonstrations come from seeds below 50,000, checkpoints are selected on seeds from there."""
+    """First seed. Demonstrations use seeds below 50,000, the selection of checkpoints those from 50,000 on."""
     samples_per_seed: int = 1
-    """Episodes of each seed, side by side: the same beginning, and other draws where --sample draws."""
+    """Episodes of each seed: the same initial state, and other noise with --sample episode or chunk."""
     num_envs: int = 8
-    """Environments that run side by side, a process each; the policy answers all of them at once."""
+    """Environments that run in parallel, each in a process; the policy predicts for all of them in one batch."""
     task: str | None = None
-    """Task to run in; default: the one that the policy was trained on. all: one after the other, all of those."""
+    """Task; default: the one that the policy was trained on. all: all that it was trained on, one after the other."""
     agent: Annotated[AgentSettings, OmitArgPrefixes] = field(default_factory=AgentSettings)
     text_encoder: str | None = None
-    """module:function of the policy's text encoder, to embed instructions that are new to the policy. Other encoders
-    than minilm run only if you name them here."""
+    """module:function of the policy's text encoder, which embeds instructions that are new to the policy. Encoders
+    other than minilm run only if they are named here."""
     videos: int = 0
-    """How many of the episodes to film, failures not sorted out; what the policy is told is written in."""
+    """Number of episodes to record as videos, the first ones, failures included; with the instruction as a caption."""
     video_dir: Path | None = None
-    """Where the films go; default: rollout/ beside the checkpoint."""
+    """Folder of the videos; default: rollout/ beside the checkpoint."""
     json: Path | None = None
     """Write settings, summary and per-seed results to this file."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """cpu, cuda, cuda:1, …; auto: CUDA if there is one."""
     wandb: Mode | None = None
     """Log to the W&B run of the run folder; default: WANDB_MODE, else disabled."""
     wandb_project: str | None = None
-    """Its project; without it, WANDB_PROJECT or W&B's own default."""
+    """W&B project; default: WANDB_PROJECT, else W&B's default."""
 
 
 def main(args: Args) -> None:

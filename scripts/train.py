@@ -5,12 +5,12 @@
     python scripts/train.py --data data/transfer_cube data/human --out runs/both                   # experts and people
     python scripts/train.py --data data/transfer_cube --out runs/flow --policy flow-matching --help   # its own settings
 
-Ctrl-C stops it after a checkpoint. The same command with --resume goes on from there; --out and --resume alone suffice,
-since the run folder knows the rest. On more demonstrations, a new run goes on from its weights:
+Ctrl-C stops it after a checkpoint. The same command with --resume continues; --out and --resume alone suffice, since
+the run folder stores the other settings. A new run on more demonstrations can start from its weights:
 
     python scripts/train.py --data data/transfer_cube data/more --out runs/more --init runs/cube
 
-On several GPUs or machines torchrun starts one process for each; --batch-size is theirs together:
+With several GPUs or machines, torchrun starts one process for each; they share --batch-size:
 
     torchrun --nproc-per-node 8 scripts/train.py --data data/transfer_cube --out runs/cube --batch-size 64
 """
@@ -63,26 +63,27 @@ class Args:
     data: tuple[Path, ...]
     """One or more folders of episodes: episode_0.hdf5, episode_1.hdf5 and so on."""
     preset: str = "cpu"
-    """cpu (two cores, small pictures) or paper (as published)."""
+    """cpu (two cores, small images) or paper (as published)."""
     family: Annotated[str, tyro.conf.arg(name="policy")] = "act"
     """How chunks are generated: act (a conditional VAE), regression (ACT without its VAE, the cpu preset's),
     autoencoder, gan, autoregressive, flow, flow-matching, diffusion."""
     resume: bool = False
-    """Continue the run in the folder; start one if there is none. If its data were moved, give --data."""
+    """Continue the run in the folder; start one if there is none. If its data were moved, pass --data."""
     init: Path | None = None
-    """Start a new run from the weights of another run: its folder or a checkpoint. The policy's settings default to
-    those of that run, and the normaliser keeps its statistics, so that at step 0 both act the same."""
+    """Start a new run from the weights of another one: a run folder or a checkpoint. The policy's settings default to
+    its settings, and the normaliser keeps its statistics, so that both policies are the same at step 0."""
     wandb: Mode | None = None
-    """Weights & Biases; default: WANDB_MODE, else offline. Online without a login or a connection runs offline and says
-    how to upload later."""
+    """Weights & Biases; default: WANDB_MODE, else offline. online without a login or a connection runs offline and
+    prints how to upload later."""
     wandb_project: str | None = None
-    """W&B project; otherwise WANDB_PROJECT or W&B's default."""
+    """W&B project; default: WANDB_PROJECT, else W&B's default."""
     eval_episodes: int = 20
-    """Rollouts in every round of --eval-every, on seeds 50,000 and up, which are neither recorded nor reported."""
+    """Rollouts in every round of --eval-every, on seeds 50,000 and up: neither demonstrations nor reported results use
+    these seeds."""
     num_envs: int = 4
-    """Environments side by side in these rollouts."""
+    """Environments that run in parallel in these rollouts."""
     named_encoder: Suppress[str] = ""
-    """The text encoder that the command line names, not config.json: only this one runs, or minilm."""
+    """The text encoder that the command line names, not config.json: only this one, or minilm, may run."""
     policy: Annotated[PolicySettings, OmitArgPrefixes]
     training: Annotated[TrainConfig, OmitArgPrefixes]
 

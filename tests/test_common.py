@@ -39,7 +39,7 @@ def main(args):
         for i in range(100_000):
             print("line", i)
     if args.raises == "modules":
-        print(*({"mujoco", "torch", "envs", "act", "demos"} & sys.modules.keys()))
+        print(*({"mujoco", "torch", "envs", "demos"} & sys.modules.keys()))
 
 run(main, parse if "--bad" in sys.argv else Args)
 """

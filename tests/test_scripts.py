@@ -1,11 +1,14 @@
 """The whole line, tiny, through the real scripts; and what a person sees after a mistake."""
 
 import json
+import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from command import SMALLEST, forked, script
 from imageio_ffmpeg import get_ffmpeg_exe
 from messages import says
@@ -141,12 +144,47 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, arguments, parts):
     assert says(told, *parts)
 
 
+def explanations(shown: str) -> dict[str, str]:
+    """Flag → its text in what --help printed, without the default."""
+    found: dict[str, str] = {}
+    flag = ""
+    for line in shown.splitlines():
+        line, indent = line.strip("│ "), len(line.lstrip("│")) - len(line.lstrip("│ "))
+        if indent < 3 and re.match(r"--?\w", line):
+            usage, _, text = line.partition("  ")  # two spaces separate a flag and its type from the text
+            flag = usage.split()[0]
+            found[flag] = text
+        elif indent > 5 and flag:
+            found[flag] += " " + line
+        else:  # a border, or a positional argument
+            flag = ""
+    return {flag: re.sub(r"\((default|required|optional|repeatable)[^)]*\)", "", text) for flag, text in found.items()}
+
+
+def test_a_flag_without_a_text_is_found(monkeypatch, capsys):
+    @dataclass
+    class Args:
+        explained: int = 0
+        """What it does."""
+        explained_on_its_own_line: tuple[int, int, int] | None = None
+        """What it does."""
+        silent: int = 0
+
+    monkeypatch.setenv("COLUMNS", "80")  # the longest flag leaves no room beside it
+    with pytest.raises(SystemExit):
+        tyro.cli(Args, args=["--help"])
+    texts = explanations(capsys.readouterr().out)
+    assert [flag for flag, text in texts.items() if len(text.split()) < 2] == ["--silent"]
+    assert len(texts) == 4
+
+
 @pytest.mark.parametrize(
     "name", [path.name for path in Path("scripts").glob("*.py") if "\nif __name__" in path.read_text()]
 )
 def test_every_flag_is_explained(name, tmp_path):
     run = script(name, "--help", folder=tmp_path)
     assert run.returncode == 0
-    flags = [text for text in run.stdout.splitlines() if text.lstrip("│ ").startswith("--")]
-    assert flags
+    texts = explanations(run.stdout)
+    assert len(texts) > 1
+    assert [flag for flag, text in texts.items() if len(text.split()) < 2] == []
     assert "Args:" not in run.stdout
