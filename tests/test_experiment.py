@@ -17,13 +17,14 @@ import scripts.train
 from act.errors import ConfigError
 from envs.results import EpisodeResult, summarize, wilson_interval
 from scripts.experiment import Args, Grid, descriptions, find, main, merged, parse
-from scripts.experiments import Cell, Experiment
+from scripts.experiments import Cell, Experiment, chunk_metrics
 from scripts.report import each_training, followed, minutes, published, several_variants, strict, variants
 
 PARSERS = {
     "record.py": lambda words: tyro.cli(scripts.record.Args, args=words),
     "train.py": scripts.train.parse,
     "rollout.py": lambda words: tyro.cli(scripts.rollout.Args, args=words),
+    "experiments/chunk_metrics.py": lambda words: tyro.cli(chunk_metrics.Args, args=words),
 }
 """Script → parser of its command line."""
 COLUMNS = [
@@ -196,13 +197,13 @@ def test_every_command_of_an_experiment_is_valid(name, tmp_path):
     """Of jobs that differ in values alone, one is parsed."""
     experiment, checked = find(name), set()
     grids = [Grid(experiment, Args(name, fast=fast), tmp_path) for fast in (False, True)]
-    for job in [job for grid in grids for job in grid.jobs() if job.script in PARSERS]:
+    for job in [job for grid in grids for job in grid.jobs()]:
         names = frozenset(word for word in job.flags if word.startswith("--"))
         kind = (job.script, names, *(job.flags[job.flags.index("--policy") + 1 :][:1] if "--policy" in names else ()))
         if kind not in checked:
             checked.add(kind)
             PARSERS[job.script](job.words("here"))
-    assert {script for script, *_ in checked} == set(PARSERS)
+    assert {script for script, *_ in checked} >= {"record.py", "train.py", "rollout.py"}
     assert len({tuple(cell.labels.values()) for cell in experiment.cells}) == len(experiment.cells)
 
 

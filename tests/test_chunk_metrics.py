@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import BLIND, SPEC, TINY, family, write_episodes
 
+from act.chunk_metrics import chunk_metrics, chunks_of, nearest, paths_of, spread
 from act.dataset import ChunkDataset
 from act.interpolation import interpolate, slerp
 from act.policies import Policy, make_policy
@@ -15,7 +16,6 @@ from demos.attributes import write_attributes
 from demos.episode import Episode, find_episodes
 from demos.kinematics import forward_kinematics
 from demos.robot import ALOHA
-from scripts.experiments.chunk_metrics import chunks_of, measure, nearest, paths_of, spread
 from scripts.pages.policy_inspector import PolicyInspector
 
 K = TINY.chunk_size
@@ -58,7 +58,7 @@ def test_a_demonstrated_chunk_is_its_own_nearest_and_a_turned_joint_moves_it_alo
 @pytest.mark.parametrize("name", ["regression", "diffusion"])
 def test_chunks_are_measured_for_policies_with_and_without_noise(name, folder):
     paths = find_episodes(folder)
-    numbers = measure(made(name, folder), paths, paths)
+    numbers = chunk_metrics(made(name, folder), paths, paths)
     assert numbers["held_out_nearest_cm"] == pytest.approx(0, abs=0.05), "these were trained on"
     assert numbers["first_nearest_cm"] > 1
     assert (numbers["first_spread_cm"] > 0) == (numbers["later_spread_cm"] > 0) == (name == "diffusion")
