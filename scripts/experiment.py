@@ -187,7 +187,7 @@ class Grid:
                 f"{self.out} holds {found[0]} and no experiment; use an empty or another --out (what older versions of "
                 "study.py and bench.py left is not continued; scripts/compare.py reads the results of its rollouts)"
             )
-        there = json.loads(file.read_text())["experiment"] if file.exists() else self.args.name
+        there = read(file)["experiment"] if file.exists() else self.args.name
         if there != self.args.name:
             raise ConfigError(f"{self.out} holds the experiment {there}, not {self.args.name}; use another --out")
         for job in self.jobs():
@@ -202,15 +202,15 @@ class Grid:
         return [*self.recordings.values(), *(job for jobs in self.trainings.values() for job in jobs)]
 
     def record_of(self, job: Job) -> dict[str, Any] | None:
-        """What is known of a job that is done: its flags and seconds.
+        """What is known of a job that is done: its flags and seconds. Rollouts whose file was deleted are not done.
 
         Raises:
             ConfigError: it was done with other flags.
         """
         path = self.out / "jobs" / f"{job.name}.json"
-        if not path.exists():
+        if not path.exists() or (job.result.endswith(".json") and not job.path(self.out).exists()):
             return None
-        found = json.loads(path.read_text())
+        found = read(path)
         if tuple(found["flags"]) != job.flags:
             before, now = (" ".join(word for word in a if word not in b) for a, b in (
                 (found["flags"], job.flags), (job.flags, found["flags"])))  # fmt: skip
@@ -284,7 +284,7 @@ class Grid:
             if record["seconds"] is not None:
                 seconds[job.script] = seconds.get(job.script, 0.0) + record["seconds"]
         results = {name: read_results(job.path(self.out)) for name, job in jobs.items() if job.script == "rollout.py"}
-        chunks = json.loads(jobs["chunks"].path(self.out).read_text()) if "chunks" in jobs else {}
+        chunks = read(jobs["chunks"].path(self.out)) if "chunks" in jobs else {}
         commands = [job.command("OUT") for job in every]
         return Run(seed, jobs["train"].path(self.out), results, chunks, seconds, commands)
 
@@ -342,6 +342,14 @@ def merged(*flags: str) -> tuple[str, ...]:
         else:
             last.append(word)
     return tuple(word for words in found.values() for word in words)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Raises ConfigError if the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ConfigError(f"{path} is damaged; delete it, and what it describes is done again") from None
 
 
 def slug(name: Cell | str) -> str:

@@ -175,6 +175,16 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         grid(tmp_path / "out", Scripts(), only=("tip",), train="--steps 9")
 
 
+def test_deleted_rollouts_are_repeated_and_damaged_records_are_named(tmp_path):
+    list(grid(tmp_path / "out", Scripts(), only=("tip",)).run())
+    (tmp_path / "out" / "results" / "results_tip_as_it_is_0_asked.json").unlink()
+    list(grid(tmp_path / "out", again := Scripts(), only=("tip",)).run())
+    assert [Path(words[0]).stem for words in again.calls] == ["rollout"]
+    (tmp_path / "out" / "jobs" / "data_tip.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"data_tip\.json is damaged"):
+        grid(tmp_path / "out", Scripts(), only=("tip",))
+
+
 def test_what_does_not_exist_is_named():
     for wrong, words in (
         (lambda: find("studies"), ("'studies'", "study", "policies")),
