@@ -41,6 +41,7 @@ from scripts.report import Row, Run, each_training, plot_rates, table
 
 SCRIPTS = Path(__file__).parent
 POLL = 2.0  # s between two looks for what other ranks do
+REPORTED = 10  # trainings of a cell that the table includes, if they were done, whatever --seeds is
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,18 @@ class Grid:
     ):
         self.experiment, self.args, self.out = experiment, args, out
         self.launch = launch or (lambda words: call([sys.executable, *words], env=without_ranks()))
-        self.cells = select(experiment.cells, args.only)
+        self.policies: dict[tuple[Any, ...], str] = {}  # a policy is named after the first cell that uses it
+        for cell in experiment.cells:
+            self.policies.setdefault((tuple(cell.data), cell.train), slug(cell))
         self.recordings: dict[str, Job] = {}
         self.trainings: dict[str, list[Job]] = {}  # of each the call of train.py, then what is measured of the policy
-        self.jobs_of: dict[tuple[str, int], dict[str, Job]] = {}  # of a cell and a seed
-        policies: dict[tuple[Any, ...], str] = {}  # a policy is named after the first cell that uses it
-        for cell in experiment.cells:
-            policies.setdefault((tuple(cell.data), cell.train), slug(cell))
-        for seed in range(max(map(self._seeds, self.cells))):
-            for cell in self.cells:
+        cells = select(experiment.cells, args.only)
+        for seed in range(max(map(self._seeds, cells))):
+            for cell in cells:
                 if seed < self._seeds(cell):
-                    self._plan(cell, seed, f"{policies[tuple(cell.data), cell.train]}_{seed}")
+                    self.recordings |= {job.name: job for job in self.recordings_of(cell)}
+                    training, *evaluations = self.jobs_of(cell, seed).values()
+                    self.trainings.setdefault(training.name, [training]).extend(evaluations)
 
     def _seeds(self, cell: Cell) -> int:
         return self.args.seeds or (1 if self.args.fast else cell.seeds or self.experiment.seeds)
@@ -150,17 +152,20 @@ class Grid:
         last = FAST[script] if self.args.fast else ""
         return merged(getattr(self.experiment, script), *flags, last, getattr(self.args, script))
 
-    def _plan(self, cell: Cell, seed: int, policy: str) -> None:
-        """Adds the jobs of a cell that are not there yet."""
+    def recordings_of(self, cell: Cell) -> list[Job]:
+        jobs = []
         for name, flags in {**cell.data, **cell.held_out}.items():
             words = (*self._flags("record", flags), "--out", f"{{out}}/data/{name}")
-            job = self.recordings.setdefault(name, Job(f"data_{name}", "record.py", words, words[-1]))
-            assert job.flags == words, f"two recordings have the name {name}"
-        folder, which = f"{{out}}/policies/{policy}", f"{slug(cell)}_{seed}"
+            jobs.append(Job(f"data_{name}", "record.py", words, words[-1]))
+        return jobs
+
+    def jobs_of(self, cell: Cell, seed: int) -> dict[str, Job]:
+        """The training of a cell, "train", and what is measured of its policy: rollouts by their names, "chunks"."""
+        policy, which = f"{self.policies[tuple(cell.data), cell.train]}_{seed}", f"{slug(cell)}_{seed}"
+        folder = f"{{out}}/policies/{policy}"
         data, held_out = ([f"{{out}}/data/{name}" for name in names] for names in (cell.data, cell.held_out))
         words = (*self._flags("train", cell.train), "--seed", str(seed), "--wandb", "disabled", "--data", *data)
-        training = Job(f"policy_{policy}", "train.py", (*words, "--out", folder, "--resume"), folder)
-        jobs = {}
+        jobs = {"train": Job(f"policy_{policy}", "train.py", (*words, "--out", folder, "--resume"), folder)}
         for name, flags in cell.rollouts.items():
             file = "_".join(filter(None, ("results", which, slug(name))))
             words = (*self._flags("rollout", flags), "--checkpoint", folder, "--json", f"{{out}}/results/{file}.json")
@@ -169,8 +174,7 @@ class Grid:
             words = ("--checkpoint", folder, "--data", *data, "--held-out", *held_out)
             words = (*words, "--json", f"{{out}}/results/chunks_{which}.json")
             jobs["chunks"] = Job(f"chunks_{which}", "experiments/chunk_metrics.py", words, words[-1])
-        self.trainings.setdefault(policy, [training]).extend(jobs.values())
-        self.jobs_of[slug(cell), seed] = {"train": training, **jobs}
+        return jobs
 
     def claim(self, rank: int = 0) -> None:
         """Makes the folder this experiment's; other ranks wait for that.
@@ -190,6 +194,7 @@ class Grid:
         there = read(file)["experiment"] if file.exists() else self.args.name
         if there != self.args.name:
             raise ConfigError(f"{self.out} holds the experiment {there}, not {self.args.name}; use another --out")
+        self.rows()
         for job in self.jobs():
             self.record_of(job)
         for folder in ("jobs", "results"):
@@ -267,15 +272,17 @@ class Grid:
         return f"{line}; about {f'{hours:.1f} hours' if hours > 1 else f'{60 * hours:.0f} minutes'} are left"
 
     def rows(self) -> list[Row]:
-        """Cells of which at least one training was rolled out."""
-        found = [[self.run_of(cell, seed) for seed in range(self._seeds(cell))] for cell in self.cells]
-        rows = [Row(cell.labels, list(filter(None, runs))) for cell, runs in zip(self.cells, found, strict=True)]
+        """All cells of which at least one training was rolled out, now or before."""
+        rows = []
+        for cell in self.experiment.cells:
+            runs = [self.run_of(cell, seed) for seed in range(max(self._seeds(cell), REPORTED))]
+            rows.append(Row(cell.labels, list(filter(None, runs))))
         return [row for row in rows if row.runs]
 
     def run_of(self, cell: Cell, seed: int) -> Run | None:
         """What is known of one training of a cell; None unless all of its jobs are done."""
-        jobs = self.jobs_of[slug(cell), seed]
-        every = [*(self.recordings[name] for name in (*cell.data, *cell.held_out)), *jobs.values()]
+        jobs = self.jobs_of(cell, seed)
+        every = [*self.recordings_of(cell), *jobs.values()]
         records = [self.record_of(job) for job in every]
         seconds: dict[str, float] = {}
         for job, record in zip(every, records, strict=True):
@@ -335,13 +342,16 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 def merged(*flags: str) -> tuple[str, ...]:
     """Flags of a command line, one after the other; of a flag that is given several times, the last one."""
     found: dict[str, list[str]] = {}
+    last: list[str] = []
     for word in shlex.split(" ".join(flags)):
         if word.startswith("--"):
             found.pop(word, None)
-            found[word] = last = [word]
+            found[word] = last = []
+        elif not found:
+            raise ConfigError(f"{word!r} is no flag; flags begin with --")
         else:
             last.append(word)
-    return tuple(word for words in found.values() for word in words)
+    return tuple(word for flag, values in found.items() for word in (flag, *values))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -144,7 +144,11 @@ def test_more_seeds_and_other_cells_add_to_the_table(tmp_path):
     both = grid_of(more := Scripts(), only=("stack",))
     list(both.run())
     assert len(more.calls) == 9
-    assert [row.labels["recipe"] for row in both.rows()] == ["as it is", "--lr 0.1"]
+    list(grid_of(other := Scripts(), only=("tip",)).run())
+    assert len(other.calls) == 4
+    labels = [" ".join(row.labels.values()) for row in both.rows()]
+    assert labels == ["stack as it is", "stack --lr 0.1", "tip as it is"]
+    assert [len(row.runs) for row in both.rows()] == [2, 2, 1]
 
 
 def test_cells_with_the_same_recipe_share_the_policy(tmp_path):
@@ -200,6 +204,9 @@ def test_what_does_not_exist_is_named():
 def test_later_flags_override_earlier_ones():
     assert merged("--steps 9 --no-x --data a b", "", "--data c --steps 2") == ("--no-x", "--data", "c", "--steps", "2")
     assert merged("--instruction ''") == ("--instruction", "")
+    assert merged("--data a a") == ("--data", "a", "a")
+    with pytest.raises(ConfigError, match="'steps' is no flag"):
+        merged("", "steps 9")
 
 
 @pytest.mark.parametrize("name", descriptions())
