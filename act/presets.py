@@ -80,3 +80,12 @@ def settings(preset: str, policy: str | None = None, *, language: bool = False) 
         overrides = GENERATOR_OVERRIDES.get(preset, {})
         config = replace(config, generator=overrides.get(policy) or GENERATORS[policy][0]())
     return config, replace(training, **LANGUAGE_OVERRIDES[preset]) if language else training
+
+
+CHUNK_HZ = 50.0
+"""The rate of control for which the presets give the chunk size: 1 s of the preset cpu, 2 s of paper."""
+
+
+def at_rate(policy: PolicySettings, control_hz: float) -> PolicySettings:
+    """The settings of a preset for a robot with another rate of control: a chunk lasts as many seconds."""
+    return replace(policy, chunk_size=max(1, round(policy.chunk_size * control_hz / CHUNK_HZ)))

@@ -18,7 +18,7 @@ With several GPUs or machines, torchrun starts one process for each; they share 
 import scripts.early  # noqa: F401
 
 # isort: split
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,12 +30,12 @@ from tyro.conf import OmitArgPrefixes, Suppress
 from act.agent_settings import AgentSettings
 from act.errors import ConfigError
 from act.policies import GENERATORS, PolicySettings
-from act.presets import settings
+from act.presets import CHUNK_HZ, at_rate, settings
 from act.run_folder import RunFolder, find_checkpoint, find_data
 from act.threads import Threads
 from act.train_config import TrainConfig
-from demos.episode import find_all_episodes
-from demos.spec import EpisodeSpec
+from demos.episode import Episode, find_all_episodes
+from demos.spec import EpisodeError, EpisodeSpec
 from scripts.common import Terminated, end_at_once, run
 from scripts.outputs import check_folder, only_writer
 from scripts.tracking import Tracker
@@ -124,13 +124,20 @@ def parse(argv: list[str]) -> Args:
         if start is not None:
             family, encoder = start.policy, start.text_encoder
         policy, training = settings(first.preset, family, language=bool(encoder))
-        policy = start or policy
+        policy = start or at_rate(policy, _control_hz(first.data))
         defaults = {"out": tyro.MISSING, "data": tyro.MISSING, "preset": first.preset, "family": policy.policy}
     defaults["named_encoder"] = first.text_encoder
     args = tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
     if args.family != policy.policy:
         raise ConfigError(f"{args.out} holds a run of the policy {policy.policy}; leave --policy {args.family} out")
     return args
+
+
+def _control_hz(folders: tuple[Path, ...]) -> float:
+    """Of the first episode. An episode that cannot be read is refused later, with its reason."""
+    with suppress(EpisodeError, ConfigError):
+        return Episode(find_all_episodes(folders)[0][0], cameras=()).spec.fps
+    return CHUNK_HZ
 
 
 def _start_from(path: Path, family: str | None) -> PolicySettings:

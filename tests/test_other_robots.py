@@ -16,6 +16,7 @@ from demos.episode import Episode
 from demos.hindsight import active_steps, keyframes
 from demos.robot import Arm, Chain, Link, Robot
 from demos.spec import EpisodeSpec
+from scripts.train import parse
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "experiments" / "other_robots"
 SLIDES = Chain((Link(0, "x", slides=True), Link(1, "y", slides=True)))
@@ -129,3 +130,11 @@ def test_steps_in_which_fingers_still_follow_a_command_that_was_a_step_are_not_i
     kept = active_steps(np.stack([arm, closed], axis=1), np.stack([arm, opening], axis=1), spec, keep_end=5)
     assert kept[20:32].all()
     assert not kept[38:48].any()
+
+
+def test_a_chunk_of_a_preset_lasts_as_long_on_a_robot_of_another_rate(recorded, tmp_path):
+    data, out = ["--data", str(recorded)], ["--out", str(tmp_path / "run")]  # 10 Hz
+    assert parse([*data, *out]).policy.chunk_size == 10
+    assert parse([*data, *out, "--preset", "paper"]).policy.chunk_size == 20
+    assert parse([*data, *out, "--chunk-size", "7"]).policy.chunk_size == 7
+    assert parse(["--data", "nowhere", *out]).policy.chunk_size == 50
