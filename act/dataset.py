@@ -18,6 +18,7 @@ is stored at t - 1 (`Episode.action_offset`).
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ from act.timeline import TimeLine, joint_time_lines
 from act.train_config import LearnFrom
 from demos.episode import Episode, check_dataset, find_episodes
 from demos.kinematics import forward_kinematics
-from demos.spec import JpegColors
+from demos.robot import Robot
+from demos.spec import ActionSemantics, JpegColors
 
 
 class ChunkDataset:
@@ -56,6 +58,8 @@ class ChunkDataset:
             `act.sampling.oversample_beginnings`.
         instructed: episodes need an instruction. They may be of several tasks; each task gives equally many starts.
         jpeg_colors: the order of the colours in JPEG frames, see `demos.episode.Episode`.
+        robot, action_semantics: in place of what the files say: the JSON of a `Robot`, and what actions command; "" and
+            "auto" take what the files say or their numbers suggest.
 
     Attributes:
         spec: what the episodes contain.
@@ -85,12 +89,16 @@ class ChunkDataset:
         beginning_fraction: float = 0.0,
         instructed: bool = False,
         jpeg_colors: JpegColors = "auto",
+        robot: str = "",
+        action_semantics: ActionSemantics | Literal["auto"] = "auto",
     ):
         self.paths = find_episodes(episodes) if isinstance(episodes, Path) else list(episodes)
-        self.spec = check_dataset(self.paths, instructed, cameras, jpeg_colors)
+        semantics = None if action_semantics == "auto" else action_semantics
+        given: dict[str, Any] = {"robot": Robot.from_json(robot) if robot else None, "action_semantics": semantics}
+        self.spec = check_dataset(self.paths, instructed, cameras, jpeg_colors, **given)
         self.cameras = tuple(self.spec.cameras if cameras is None else cameras)
         self.chunk_size, self.seed = chunk_size, seed
-        self.episodes = [Episode(path, cameras=cameras, jpeg_colors=jpeg_colors) for path in self.paths]
+        self.episodes = [Episode(path, cameras=cameras, jpeg_colors=jpeg_colors, **given) for path in self.paths]
 
         dropped = {"drop_idle_steps": drop_idle_steps, "drop_failed_grasps": drop_failed_grasps}
         # Of an idle stretch at the end more than a chunk is kept: the policy learns to stay.

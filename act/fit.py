@@ -228,6 +228,8 @@ def prepare(
         beginning_fraction=config.beginning_fraction,
         instructed=bool(policy_config.text_encoder),
         jpeg_colors=config.jpeg_colors,
+        robot=config.robot,
+        action_semantics=config.action_semantics,
     )
     ShuffledStarts(dataset.train, config.batch_size, 0, accumulate=config.accumulate, size=world.size)  # or it raises
     start = None if folder.last.exists() else init

@@ -23,7 +23,7 @@ from demos.folder_lock import LOCK
 from demos.spec import EpisodeError, EpisodeSpec
 
 SPEC = "episode_"  # begins the name of each setting that describes the episodes
-BEFORE = {"jpeg_colors": "auto"}
+BEFORE = {"jpeg_colors": "auto", "robot": "", "action_semantics": "auto"}
 """Settings that runs of older versions do not name → what they were trained with."""
 
 

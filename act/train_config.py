@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from act.errors import ConfigError
 from act.policies.checks import check_types
-from demos.spec import JpegColors
+from demos.spec import ActionSemantics, JpegColors
 
 LearnFrom = Literal["demonstrated", "human", "all"]
 
@@ -54,6 +54,12 @@ class TrainConfig:
     jpeg_colors: JpegColors = "auto"
     """Order of the colours in JPEG frames. bgr: RGB encoded by OpenCV without a conversion. rgb: true colours. auto: as
     the files say (attribute jpeg_colors), else bgr."""
+    robot: str = ""
+    """The robot of the episodes, in place of what the files say: an MJCF or URDF file, or the JSON of a Robot. Its
+    kinematic chains make keyframes positions in metres. config.json keeps the robot itself."""
+    action_semantics: Literal["auto", "absolute_joints", "relative_joints", "absolute_ee", "relative_ee"] = "auto"
+    """What an action commands: joint positions or an end effector's pose, absolutely or as a change; auto is what the
+    files say, or else what their numbers suggest."""
     val_starts: int = 256
     """Number of samples of the validation episodes on which losses are measured; always the same ones."""
 
@@ -104,6 +110,7 @@ class TrainConfig:
             "cache": ("auto", "device", "ram", "none"),
             "learn_from": get_args(LearnFrom),
             "jpeg_colors": get_args(JpegColors),
+            "action_semantics": ("auto", *get_args(ActionSemantics)),
         }.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")

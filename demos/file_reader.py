@@ -4,7 +4,6 @@ What a lenient reading assumes or leaves out goes into `notes`: sentences withou
 those of many files are equal.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -115,7 +114,7 @@ class FileReader:
         if (text := self.attributes.get("robot")) is None:
             return None
         try:
-            return Robot.from_dict(json.loads(text))
+            return Robot.from_json(text)
         except ValueError as error:
             line = f"attribute robot is no robot: {str(error).removeprefix('robot: ')}"
             if self.ours:

@@ -44,25 +44,31 @@ def contact_sheet(episodes: Sequence[Episode], camera: str, path: Path, moments:
 def joint_plots(episodes: Sequence[Episode], path: Path) -> None:
     """Writes a PNG with a panel a joint: what was reached (qpos) over what was commanded (action), all episodes."""
     spec = episodes[0].spec
-    rows = 2 if len(spec.joint_names) % 2 == 0 else 1  # two arms, one above the other
-    columns = len(spec.joint_names) // rows
+    joints, width = len(spec.joint_names), spec.robot.block_width
+    rows = joints // width if width else -(-joints // 7)  # arms that are alike, one above the other
+    columns = -(-joints // rows)
     from matplotlib.figure import Figure  # here, where the scripts have told it to be quiet
 
     figure = Figure(figsize=(2.3 * columns, 2.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    for panel in panels[joints:]:
+        panel.set_visible(False)
     alpha = max(0.12, len(episodes) ** -0.5)
-    for joint, (name, panel) in enumerate(zip(spec.joint_names, panels, strict=True)):
+    for joint, (name, panel) in enumerate(zip(spec.joint_names, panels, strict=False)):
+        unit = spec.robot.unit(joint)
         for episode in episodes:
             seconds = np.arange(episode.length) / spec.fps
-            panel.plot(seconds, episode.action[:, joint], color="#e8833a", alpha=alpha, linewidth=2.2)
+            if spec.commands_joints:
+                panel.plot(seconds, episode.action[:, joint], color="#e8833a", alpha=alpha, linewidth=2.2)
             panel.plot(seconds, episode.qpos[:, joint], color="#2b6cb0", alpha=alpha, linewidth=1.0)
         low, high = panel.get_ylim()
         slack = max(0.0, 0.2 - (high - low)) / 2  # a joint at rest is a line, not a picture of its numerical noise
         panel.set_ylim(low - slack, high + slack)
-        panel.set_title(f"{name.replace('_', ' ')}{'' if name.endswith('gripper') else ' [rad]'}", fontsize=10)
+        panel.set_title(f"{name.replace('_', ' ')}{f' [{unit}]' if unit else ''}", fontsize=10)
         panel.tick_params(labelsize=8, colors="gray")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     figure.supxlabel("seconds", fontsize=10, color="gray")
-    figure.suptitle(f"commanded (orange) and reached (blue), {len(episodes)} episodes", fontsize=12)
+    lines = "commanded (orange) and reached (blue)" if spec.commands_joints else "reached"
+    figure.suptitle(f"{lines}, {len(episodes)} episodes", fontsize=12)
     figure.savefig(path, dpi=120)

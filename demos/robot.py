@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Any, Literal, get_args
 
 from demos.arm_names import find_arms
+from demos.errors import EpisodeError
 from demos.json_checks import as_list, as_mapping, as_number, as_numbers, as_text, as_texts, is_number, wrong
 
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
@@ -247,6 +248,18 @@ class Robot:
             tuple(None if pair is None else as_numbers(f"limits[{i}]", pair, 2) for i, pair in enumerate(limits)),
             as_text("name", values.get("name", "")),
         )
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> "Robot":
+        """The inverse of `to_json`; EpisodeError as of `from_dict`."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise EpisodeError(f"robot: is no JSON ({error})") from error
+        return cls.from_dict(values)
 
 
 def _shifted(arm: Arm, name: str, by: int) -> Arm:

@@ -9,7 +9,6 @@ arms pass (a torso) belong to both chains and to neither arm.
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled functions have no type stubs.)
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from demos.arm_names import GRIPPER, SIDE
+from demos.episode import Episode
 from demos.errors import EpisodeError
+from demos.guesses import with_units_of
 from demos.kinematics import rotation_matrix
 from demos.robot import Arm, Axis, Chain, Link, Robot, Unit
 
@@ -44,7 +45,7 @@ def read_robot(path: str | Path, joint_names: Sequence[str] | None = None, contr
     path = Path(path)
     try:
         if path.suffix == ".json":
-            robot = Robot.from_dict(json.loads(path.read_text("utf-8")))
+            robot = Robot.from_json(path.read_text("utf-8"))
             return robot if joint_names is None else _in_order(robot, joint_names)
         return robot_from_model(_load(path), joint_names, control_hz)
     except OSError as error:
@@ -54,6 +55,13 @@ def read_robot(path: str | Path, joint_names: Sequence[str] | None = None, contr
     except ValueError as error:
         line = " ".join(str(error).split())
         raise EpisodeError(f"{path}: is no robot ({line}); use MJCF, URDF or the JSON of a Robot") from error
+
+
+def robot_for(path: str | Path, episode: Episode) -> tuple[Robot, str]:
+    """The robot that a file describes, with the columns, the rate and the units of an episode; and a note on units."""
+    spec = episode.spec
+    names = episode.attributes.get("joint_names") or spec.joint_names
+    return with_units_of(read_robot(path, names, spec.fps), episode.qpos)
 
 
 def _load(path: Path) -> Any:

@@ -85,7 +85,7 @@ class EpisodeWriter:
             fps=spec.fps,
             cameras=list(spec.cameras),
             joint_names=list(spec.joint_names),
-            robot=json.dumps(spec.robot.to_dict()),
+            robot=spec.robot.to_json(),
             action_semantics=spec.action_semantics,
             action_names=list(spec.action_names),
             **({} if seed is None else {"seed": seed}),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from tyro.conf import Positional
@@ -24,7 +25,9 @@ from act.targets import describe_changes, targets_of
 from demos.episode import Episode, check_dataset, find_all_episodes
 from demos.notes import dataset_notes
 from demos.pictures import contact_sheet, joint_plots
-from demos.spec import JpegColors
+from demos.robot import Arm
+from demos.robot_files import robot_for
+from demos.spec import ActionSemantics, EpisodeSpec, JpegColors
 from scripts.common import columns, run
 from scripts.outputs import check_folder, failures_named
 
@@ -42,13 +45,25 @@ class Args:
     cameras: tuple[str, ...] | None = None
     """Cameras to read, if the episodes have different ones; default: all."""
     jpeg_colors: JpegColors = "auto"
+<<<<<<< HEAD
     """Order of the colours in JPEG frames: bgr, rgb, or auto, as the files say; see scripts/train.py."""
+=======
+    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
+    robot: Path | None = None
+    """The robot of the episodes, in place of what the files say: an MJCF or URDF file, or the JSON of a Robot."""
+    action_semantics: ActionSemantics | None = None
+    """What an action commands, in place of what the files say or their numbers suggest; see scripts/train.py."""
+>>>>>>> ce0946e (train.py and inspect_data.py: --robot FILE and --action-semantics)
 
 
 def main(args: Args) -> None:
     paths, notes = find_all_episodes([args.data])
-    spec = check_dataset(paths, cameras=args.cameras, jpeg_colors=args.jpeg_colors)
-    episodes = [Episode(path, cameras=args.cameras, jpeg_colors=args.jpeg_colors) for path in paths]
+    given: Any = {"cameras": args.cameras, "jpeg_colors": args.jpeg_colors, "action_semantics": args.action_semantics}
+    if args.robot is not None:
+        given["robot"], note = robot_for(args.robot, Episode(paths[0], cameras=()))
+        notes += [note] if note else []
+    spec = check_dataset(paths, **given)
+    episodes = [Episode(path, **given) for path in paths]
     out = args.out or (args.data if args.data.is_dir() else args.data.parent) / "inspect"
     problem = None
     try:
@@ -59,8 +74,8 @@ def main(args: Args) -> None:
         problem = error
     for note in [*notes, *dataset_notes(episodes)]:
         print(f"note: {note}")
-    print(table(episodes), summary(episodes), sep="\n\n")
-    print(f"targets of train.py --preset cpu: {changes(episodes)}")
+    print(table(episodes), summary(episodes, spec), sep="\n\n")
+    print(f"targets of train.py --preset cpu: {changes(episodes, spec=spec)}")
 
     if problem is not None:  # the table needed no folder
         raise problem
@@ -95,9 +110,9 @@ def table(episodes: Sequence[Episode]) -> str:
     return columns(lines)
 
 
-def summary(episodes: Sequence[Episode]) -> str:
+def summary(episodes: Sequence[Episode], spec: EpisodeSpec) -> str:
     """What all of them share, and the totals."""
-    spec, lengths = episodes[0].spec, [episode.length for episode in episodes]
+    lengths = [episode.length for episode in episodes]
     cameras = [f"{name} {height}x{width}" for name, (height, width) in spec.cameras.items()]
     told = [episode.success for episode in episodes if episode.success is not None]
     size = sum(episode.path.stat().st_size for episode in episodes) / 1e6
@@ -109,15 +124,22 @@ def summary(episodes: Sequence[Episode]) -> str:
             f"success: {sum(told)} of {len(told)} that tell" if told else "success: not told",
             f"cameras: {', '.join(cameras) or 'none'}",
             f"joints:  {len(spec.joint_names)}; object poses: {spec.env_state_dim or 'none'}",
+            f"arms:    {'; '.join(map(_arm_in_words, spec.robot.arms)) or 'not known'}",
+            f"actions: {spec.action_dim}, {spec.action_semantics.replace('_', ' ').replace('ee', 'end effector')}",
         ]
     )
 
 
-def changes(episodes: Sequence[Episode], preset: str = "cpu") -> str:
+def _arm_in_words(arm: Arm) -> str:
+    gripper, chain = "a gripper" if arm.gripper is not None else "no gripper", "" if arm.chain else "no "
+    return f"{arm.name} with {len(arm.joints)} joints, {gripper}, {chain}kinematic chain"
+
+
+def changes(episodes: Sequence[Episode], preset: str = "cpu", spec: EpisodeSpec | None = None) -> str:
     """What a training with this preset and no other flag learns otherwise than the files have it."""
     policy, training = settings(preset)
     flags = {"drop_idle_steps": training.drop_idle_steps, "drop_failed_grasps": training.drop_failed_grasps}
-    targets = [targets_of(episode, policy.chunk_size + 1, **flags) for episode in episodes]
+    targets = [targets_of(episode, policy.chunk_size + 1, **flags, spec=spec) for episode in episodes]
     return describe_changes(episodes, targets, training.learn_from)
 
 

@@ -19,7 +19,7 @@ import scripts.early  # noqa: F401
 
 # isort: split
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,7 +130,19 @@ def parse(argv: list[str]) -> Args:
     args = tyro.cli(Args, args=argv, default=Args(**defaults, policy=policy, training=training), description=__doc__)
     if args.family != policy.policy:
         raise ConfigError(f"{args.out} holds a run of the policy {policy.policy}; leave --policy {args.family} out")
-    return args
+    return replace(args, training=replace(args.training, robot=robot_json(args.training.robot, args.data)))
+
+
+def robot_json(robot: str, data: tuple[Path, ...]) -> str:
+    """--robot as JSON: a file is read, with the columns and units of the first episode."""
+    if not robot or robot.startswith("{"):  # as a run folder keeps it
+        return robot
+    from demos.robot_files import robot_for
+
+    found, note = robot_for(robot, Episode(find_all_episodes(data)[0][0], cameras=()))
+    if note:
+        print(f"note: {note}")
+    return found.to_json()
 
 
 def _control_hz(folders: tuple[Path, ...]) -> float:
