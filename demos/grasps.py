@@ -66,6 +66,17 @@ def gripper_command(action: np.ndarray, qpos: np.ndarray, spec: EpisodeSpec, arm
     return _in_unit_of(position, action[:, arm.gripper], spec.robot.steps(LAG))
 
 
+def has_own_unit(command: np.ndarray, action: np.ndarray, spec: EpisodeSpec, arm: Arm) -> bool:
+    """Whether a gripper's command (T,) stands in the actions in the unit of its opening, rather than was derived."""
+    return spec.commands_joints and np.array_equal(command, action[:, arm.gripper])
+
+
+def _closed_at(closed: float, command: np.ndarray, sign: int) -> np.ndarray:
+    """A gripper's command (T,), stretched so that its closed end is there."""
+    shut, wide = (command.min(), command.max()) if sign > 0 else (command.max(), command.min())
+    return wide + (command - wide) / (shut - wide) * (closed - wide)
+
+
 def _command_from_opening(position: np.ndarray) -> np.ndarray:
     """Fully open from where a gripper (T,) begins to open, fully closed from where it begins to close."""
     low, high = position.min(), position.max()
@@ -185,6 +196,12 @@ def find_failed_grasps(
         if span < SMALLEST_SPAN:
             continue
         sign = closing_sign(command, position, lag)
+        if not has_own_unit(command, action, spec, arm):
+            # Where the gripper is closed is known of a robot with limits only: every closing may have held something.
+            if (reach := arm.gripper_range or spec.robot.limit_of_qpos(arm.gripper)) is None:
+                continue
+            command = _closed_at(reach[0] if sign > 0 else reach[1], command, sign)
+            span = float(np.ptp(command))
         oriented = sign * command / span
         events = gripper_events(oriented, 1.0)
         closings = [(start, stop) for start, stop in events if oriented[stop] < oriented[start]]

@@ -32,6 +32,7 @@ from demos.grasps import (
     find_failed_grasps,
     gripper_command,
     gripper_events,
+    has_own_unit,
     joint_targets,
 )
 from demos.kinematics import forward_kinematics
@@ -201,7 +202,11 @@ def active_steps(action: np.ndarray, qpos: np.ndarray, spec: EpisodeSpec, keep_e
     slow_gripper = GRIPPER_SLOW / robot.control_hz
     still = (arms < SLOW * usual) & (speed[:, grippers].max(axis=1, initial=0.0) < slow_gripper)
     around = np.arange(len(action))[:, None] + [-max(1, half), max(1, half)]  # (T, 2)
-    for gripper in robot.grippers:  # a command may be a step, which the fingers take their time to follow
+    for arm in robot.arms:  # a command in another unit is often a step, which the fingers take their time to follow
+        if (gripper := arm.gripper) is None or has_own_unit(
+            gripper_command(action, qpos, spec, arm), action, spec, arm
+        ):
+            continue
         moved = np.abs(np.diff(qpos[around.clip(0, len(action) - 1), gripper], axis=1)[:, 0])
         still &= moved < slow_gripper * 2 * max(1, half) * max(float(np.ptp(qpos[:, gripper])), SMALLEST_SPAN)
     keep, settles = ~still, robot.steps(SETTLES)

@@ -159,6 +159,13 @@ class Robot:
     def limit(self, column: int) -> tuple[float, float] | None:
         return self.limits[column] if self.limits else None
 
+    def limit_of_qpos(self, column: int) -> tuple[float, float] | None:
+        """A joint's limits in its own unit."""
+        if (limit := self.limit(column)) is None:
+            return None
+        scale, offset = self.to_si(column)
+        return (limit[0] - offset) / scale, (limit[1] - offset) / scale
+
     def to_si(self, column: int) -> tuple[float, float]:
         """(scale, offset): scale · value + offset is rad or m. Values of unknown unit are taken as they are."""
         unit, (low, high) = self.unit(column), self.limit(column) or (0.0, 0.0)

@@ -10,7 +10,7 @@ arms pass (a torso) belong to both chains and to neither arm.
 # (MuJoCo's compiled functions have no type stubs.)
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ def robot_from_model(model: Any, joint_names: Sequence[str] | None = None, contr
     extra = {joint for joints in palms.values() for joint in joints[1:]}  # all fingers but the first
     columns = _match(tree, [j for j in tree.joints if j not in extra], joint_names) if joint_names else tree.joints
     names = tuple(joint_names or (tree.name(joint) for joint in columns))
-    paths = {end: [joint for joint in tree.path(end) if joint in columns] for end in palms or tree.ends()}
+    ends = sorted([*palms, *tree.ends(palms)])
+    paths = {end: [joint for joint in tree.path(end) if joint in columns] for end in ends}
     used = [joint for path in paths.values() for joint in path]
     arms = []
     for i, (palm, path) in enumerate(paths.items()):
@@ -102,9 +103,12 @@ def robot_from_model(model: Any, joint_names: Sequence[str] | None = None, contr
     if len({arm.name for arm in arms}) < len(arms):
         arms = [replace(arm, name=f"arm{i}") for i, arm in enumerate(arms)]
     units = tuple(tree.unit(joint) for joint in columns)
+    limits = tuple(tree.limit(joint) for joint in columns)
     if joint_names and columns != tree.joints:  # the opening of a gripper whose fingers are one column may be anything
-        units = tuple("" if i in {arm.gripper for arm in arms} else unit for i, unit in enumerate(units))
-    return Robot(names, tuple(arms), control_hz, units, tuple(tree.limit(joint) for joint in columns))
+        grippers = {arm.gripper for arm in arms}
+        units = tuple("" if i in grippers else unit for i, unit in enumerate(units))
+        limits = tuple(None if i in grippers else limit for i, limit in enumerate(limits))
+    return Robot(names, tuple(arms), control_hz, units, limits)
 
 
 def _in_order(robot: Robot, joint_names: Sequence[str]) -> Robot:
@@ -179,12 +183,13 @@ class _Tree:
         """The joints that move a body, from the root on."""
         return [joint for each in self._bodies(body) for joint in self.joints if self.body(joint) == each]
 
-    def ends(self) -> list[int]:
-        """The last bodies of the longest branches: those with more than half of the joints of the longest."""
+    def ends(self, palms: Collection[int]) -> list[int]:
+        """The last bodies of branches without a gripper, with more than half of the joints of the longest."""
+        held = {each for palm in palms for body in self._bodies(palm)[1:] for each in self._below(body)}
         moved = {self.body(joint) for joint in self.joints}
         last = [body for body in sorted(moved) if not moved & set(self._below(body)) - {body}]
         most = max(len(self.path(body)) for body in last)
-        return [max(self._below(body)) for body in last if len(self.path(body)) > most / 2]
+        return [max(self._below(body)) for body in last if len(self.path(body)) > most / 2 and body not in held]
 
     def palms(self) -> dict[int, list[int]]:
         """The body on which a gripper's fingers hang → its joints."""
