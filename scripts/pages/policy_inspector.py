@@ -1,6 +1,6 @@
 """What a policy predicts for an episode: its chunk at any step, its attention and keypoints, its latents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import matplotlib
@@ -86,7 +86,7 @@ class PolicyInspector:
         pictures |= {name: _heated(pictures[name], heat[0].numpy()) for name, heat in maps.items()}
         return pictures | {name: _dotted(pictures[name], places[0].numpy()) for name, places in points.items()}
 
-    def latents(self, episodes: Sequence[Episode]) -> np.ndarray | None:
+    def latents(self, episodes: Iterable[Episode]) -> np.ndarray | None:
         """The mean latent of each episode along their two principal axes, (n, 2); None without a latent."""
         means = []
         for episode in episodes:
