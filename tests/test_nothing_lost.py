@@ -40,7 +40,7 @@ def quick(monkeypatch):
 
     def recorded(self, seed: int) -> Path | None:
         path = self.folder / demos.record.PENDING / f"seed_{seed}.hdf5"
-        told = demos.record._attributes(self.config) | self.provenance
+        told = self.config.attributes | self.provenance
         with EpisodeWriter(path, self.spec, seed=seed, expert="scripted", attributes=told) as writer:
             observation, _ = self.venv.reset(seed=[0])
             seen = {name: value[0] for name, value in observation.items()} | self.venv.envs[
@@ -118,7 +118,7 @@ def test_a_person_s_episode_is_kept_where_its_name_is_taken_meanwhile(tmp_path):
 
         return wrapped
 
-    session._take_down = at_step_3(session._take_down)
+    session._append = at_step_3(session._append)
     run(session, ("waiting", "start"), (6, "save"), ("waiting", "start"), (3, "save"), ("waiting", "quit"))
     assert taken.read_text() == "somebody else's"
     assert [Episode(tmp_path / f"episode_{i}.hdf5").length for i in (1, 2)] == [6, 3]
