@@ -45,15 +45,11 @@ class Args:
     cameras: tuple[str, ...] | None = None
     """Cameras to read, if the episodes have different ones; default: all."""
     jpeg_colors: JpegColors = "auto"
-<<<<<<< HEAD
     """Order of the colours in JPEG frames: bgr, rgb, or auto, as the files say; see scripts/train.py."""
-=======
-    """Order of the colours in JPEG frames: bgr, rgb, or what the files say; see scripts/train.py."""
     robot: Path | None = None
     """The robot of the episodes, in place of what the files say: an MJCF or URDF file, or the JSON of a Robot."""
     action_semantics: ActionSemantics | None = None
     """What an action commands, in place of what the files say or their numbers suggest; see scripts/train.py."""
->>>>>>> ce0946e (train.py and inspect_data.py: --robot FILE and --action-semantics)
 
 
 def main(args: Args) -> None:
