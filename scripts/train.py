@@ -147,7 +147,7 @@ def robot_json(robot: str, data: tuple[Path, ...]) -> str:
 
 def _control_hz(folders: tuple[Path, ...]) -> float:
     """Of the first episode. An episode that cannot be read is refused later, with its reason."""
-    with suppress(EpisodeError, ConfigError):
+    with suppress(EpisodeError, ConfigError, IndexError):
         return Episode(find_all_episodes(folders)[0][0], cameras=()).spec.fps
     return CHUNK_HZ
 
