@@ -6,9 +6,9 @@ installed package. The demo policy of this package is one: `load_policy("demo")`
 
 from pathlib import Path
 
-from act.checkpoint import describe, is_backbone, load_policy, to_bytes
+from act.checkpoint import describe, is_backbone, load_policy, read_checkpoint, to_bytes
 from act.errors import ConfigError
-from act.run_folder import write_atomically
+from act.run_folder import find_checkpoint, write_atomically
 
 
 def export_small(source: Path | str, path: Path | str) -> int:
@@ -28,6 +28,7 @@ def export_small(source: Path | str, path: Path | str) -> int:
         for name, value in policy.state_dict().items()
         if not is_backbone(name)
     }
-    contents = to_bytes(describe(policy) | {"weights": weights, "without_backbone": True})
+    step = read_checkpoint(find_checkpoint(source)).get("step", 0)
+    contents = to_bytes(describe(policy) | {"weights": weights, "without_backbone": True, "step": step})
     write_atomically(Path(path), contents)
     return len(contents)

@@ -199,7 +199,7 @@ def find_checkpoint(path: Path | str) -> Path:
         if path == Path("demo"):
             return DEMO
         raise ConfigError(
-            f"{path}: no such checkpoint; give demo, a run folder of scripts/train.py or a .pt file in it"
+            f"{path}: no such checkpoint; give a run folder of scripts/train.py, a .pt file in it or demo"
         )
     folder = RunFolder(path)
     for file in (folder.best, folder.last):

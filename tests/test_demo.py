@@ -27,7 +27,9 @@ def test_demo_names_the_policy_of_the_package(tmp_path, monkeypatch):
 
 def test_the_file_is_small_and_holds_no_backbone():
     assert DEMO.stat().st_size <= 2**20
-    weights = read_checkpoint(DEMO)["weights"]
+    contents = read_checkpoint(DEMO)
+    weights = contents["weights"]
+    assert contents["step"] == 10_000, "scripts/rollout.py logs it"
     assert not [name for name in weights if is_backbone(name)]
     assert sum(value.numel() for value in weights.values() if value.dtype == torch.float16) > 300_000
     assert sum(value.numel() for value in weights.values() if value.dtype == torch.float32) < 10_000
