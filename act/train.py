@@ -107,25 +107,13 @@ class Trainer:
             ConfigError: the loss is no longer finite, a file cannot be written, or another process was lost.
         """
         config, world = self.config, self.world
-        order = ShuffledStarts(
-            self.dataset.train,
-            config.batch_size,
-            config.seed,
-            accumulate=config.accumulate,
-            rank=world.rank,
-            size=world.size,
-        )
+        shares = {"accumulate": config.accumulate, "rank": world.rank, "size": world.size}
+        order = ShuffledStarts(self.dataset.train, config.batch_size, config.seed, **shares)
         batches = self.dataset.batches(order, self.step, config.steps, self.device, config.num_workers)
         model = data_parallel(self.policy, self.device) if world.size > 1 else self.policy
         forward = torch.compile(model) if config.compile else model
-        bar = tqdm(
-            initial=self.step,
-            total=config.steps,
-            desc="training",
-            unit="step",
-            disable=None if world.is_main else True,
-            smoothing=0.05,
-        )
+        hidden = None if world.is_main else True  # None: where there is no terminal
+        bar = tqdm(initial=self.step, total=config.steps, desc="training", unit="step", disable=hidden, smoothing=0.05)
         clock, clocked = time.perf_counter(), self.step
         with (
             StopSignals() as stop,
