@@ -108,9 +108,8 @@ def test_a_run_folder_is_not_overwritten(data, whole, capsys):
 def test_config_json_tells_every_setting(data, whole):
     settings = json.loads((whole / "config.json").read_text())
     policy, training = PRESETS["cpu"]
-    for config in (policy, training):
-        for field in dataclasses.fields(config):
-            assert settings[field.name] == FLAGS.get(field.name.replace("_", "-"), getattr(config, field.name))
+    for name, value in (policy.to_dict() | dataclasses.asdict(training)).items():
+        assert settings[name] == FLAGS.get(name.replace("_", "-"), value)
     assert settings["data"] == [str(data)]
     assert settings["episode_cameras"] == {"top": [24, 32], "wrist": [16, 24]}
 
