@@ -3,6 +3,7 @@ joints. The same functions run the environments of scripts/experiments/other_rob
 needed here."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+from command import forked
 
 from act.chunking import TemporalEnsemble, default_executor
 from demos.episode import Episode
@@ -95,6 +97,18 @@ def test_without_its_description_a_file_keeps_its_numbers(recorded, tmp_path):
     with h5py.File(tmp_path / "bare" / "episode_0.hdf5") as bare, h5py.File(recorded / "episode_0.hdf5") as file:
         assert not {"robot", "joint_names", "action_semantics"} & set(bare.attrs)
         np.testing.assert_array_equal(bare["action"], file["action"])
+
+
+def test_a_policy_of_an_unknown_robot_trains_and_acts(recorded, tmp_path, capsys):
+    flags = "--steps 2 --batch-size 2 --chunk-size 4 --d-model 16 --ffn-dim 16 --keypoints 2 --wandb disabled"
+    trained = forked("train.py", "--data", recorded, "--out", tmp_path / "run", *flags.split(), folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = load("run")
+    args = run.Args("rollout", "fetch", checkpoint=tmp_path / "run", episodes=3, num_envs=2, json=tmp_path / "a.json")
+    run.roll_out(args, WORLD)
+    rows = json.loads((tmp_path / "a.json").read_text())["episodes"]
+    assert [row["seed"] for row in rows] == [100_000, 100_001, 100_002]
+    assert f"success {sum(row['success'] for row in rows)} of 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
