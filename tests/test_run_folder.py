@@ -20,6 +20,14 @@ def test_a_line_that_a_kill_cut_off_is_none(tmp_path):
     assert [record["step"] for record in folder.history()] == [1, 2]
 
 
+def test_what_came_after_a_step_is_forgotten_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 2, 3):
+        folder.append({"step": step, "train/loss": 1 / step})
+    folder.rewind(2)
+    assert folder.history() == [{"step": 1, "train/loss": 1.0}, *[{"step": 2, "train/loss": 0.5}] * 2]
+
+
 @pytest.mark.parametrize(
     "damaged", ['{"step": 1, "tra\n', "\x00\x00\n", "7\n", '{"loss": 1}\n', '{"step": "one"}\n', "\n"]
 )
