@@ -282,7 +282,8 @@ def test_training_and_pictures_see_the_same_colours(path: Path, tmp_path: Path, 
         [pixel] = dataset.gather(dataset.train[:1]).observation.images["top"][:, 0, 0].tolist()
         assert (pixel[0] > 150) == red
         [shown] = [
-            episode.frame("top", 0)[0, 0].tolist() for episode in view.read_episodes(view.Args(path, jpeg_colors=order))
+            episode.frame("top", 0)[0, 0].tolist()
+            for episode in view.read_episodes(path, view.Args(path, jpeg_colors=order))
         ]
         assert shown == pixel
         inspect_data.main(inspect_data.Args(path, out=tmp_path / order, jpeg_colors=order))
