@@ -290,8 +290,8 @@ def test_training_and_pictures_see_the_same_colours(path: Path, tmp_path: Path, 
         sheet = np.asarray(Image.open(tmp_path / order / "top.png").convert("RGB")).astype(int)
         assert ((sheet[..., 0] - sheet[..., 2]) > 100).any() == red
     args = ["--data", str(path), "--out", str(tmp_path / "run"), "--jpeg-colors", "rgb"]
-    assert train.parse(args).settings()["jpeg_colors"] == "rgb"
-    assert train.parse(args[:4]).settings()["jpeg_colors"] == "auto"
+    assert train.parse(args).training.jpeg_colors == "rgb"
+    assert train.parse(args[:4]).training.jpeg_colors == "auto"
     assert TrainConfig().jpeg_colors == "auto"
 
 
