@@ -28,6 +28,7 @@ from act.dataset import ChunkDataset, ShuffledStarts
 from act.device import autocast
 from act.normalizer import Normalizer
 from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings, make_policy
+from act.policies.observation import ObservationEncoder
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
@@ -127,7 +128,7 @@ def test_a_policy_stays_on_its_device(gpu, config, dtype):
     with gpu, Transfers() as transfers, autocast(CUDA, dtype):
         losses = policy.train()(learn_from(policy))
         with torch.inference_mode():
-            answers = [policy.eval().predict(observe(policy), memory={})]
+            answers = [policy.eval().predict(observe(policy), state={})]
             if policy.noise_dim:
                 answers.append(policy.predict(observe(policy), torch.randn(2, policy.noise_dim, device=CUDA)))
             answers += [*policy.keypoints(observe(policy)).values(), *policy.attention(observe(policy)).values()]
@@ -168,16 +169,16 @@ def test_predict_is_exported_as_one_graph_on_the_device(gpu, config, dtype):
 
 
 def test_an_export_that_leaves_the_device_is_found(gpu, monkeypatch):
-    normalize = Normalizer.normalize
-    monkeypatch.setattr(Normalizer, "normalize", lambda self, key, x: normalize(self, key, x).cpu().to("cuda"))
+    normalize, name = ObservationEncoder.normalize_env_state, "normalize_env_state"
+    monkeypatch.setattr(ObservationEncoder, name, lambda self, given: normalize(self, given).cpu().to("cuda"))
     assert "cpu" in {device for _, device in exported(gpu, make(BLIND), torch.float32)}
 
 
 @pytest.mark.parametrize("wrong", [lambda t: t.to("cpu"), lambda t: t.cpu().to("cuda"), lambda t: t * t.sum().item()])
 def test_a_tensor_that_leaves_the_device_is_found(gpu, monkeypatch, wrong):
     policy = make(BLIND).to(CUDA).eval()
-    normalize = Normalizer.normalize
-    monkeypatch.setattr(Normalizer, "normalize", lambda self, key, x: wrong(normalize(self, key, x)))
+    normalize, name = ObservationEncoder.normalize_env_state, "normalize_env_state"
+    monkeypatch.setattr(ObservationEncoder, name, lambda self, given: wrong(normalize(self, given)))
     with gpu, Transfers() as transfers, contextlib.suppress(RuntimeError), torch.inference_mode():
         policy.predict(observe(policy))
         assert transfers.found != [], "neither an error nor a transfer"
