@@ -223,7 +223,7 @@ def test_a_policy_without_a_text_encoder_is_asked_for_nothing(tmp_path):
 
 def test_evaluation_in_training_is_the_default_rollout_of_the_checkpoint(waves, tmp_path, monkeypatch):
     """Of a policy of one task that is told in words what to do: on the same seeds, with the same words."""
-    monkeypatch.setattr("act.policies.base.Policy.horizon", 20)
+    monkeypatch.setattr("act.policies.policy.Policy.horizon", 20)
     told = [instruction_for(HAND_OVER, way, seed) for seed in range(3) for way in ("left", "right")]
     data = write_episodes(tmp_path / "data", spec=spec(HAND_OVER), instruction=told)
     out = tmp_path / "run"
