@@ -105,7 +105,9 @@ def functions(size: int, call: Callable, *given: object, folder: Path) -> list[s
         for process in processes:
             process.join()
         return [
-            subprocess.CompletedProcess(given, process.exitcode or 0, out.read_text(), err.read_text())
+            subprocess.CompletedProcess(
+                [str(each) for each in given], process.exitcode or 0, out.read_text(), err.read_text()
+            )
             for process, (out, err) in zip(processes, outputs, strict=True)
         ]
 
