@@ -116,7 +116,8 @@ class ChunkDataset:
         self.action = line.join([each.action for each in targets])  # (S, A)
         self.keyframe = line.join([each.keyframe for each in targets])  # (S, K)
         with_poses = self.spec.env_state_dim > 0
-        self.env_state = line.join([each.env_state for each in self.episodes]) if with_poses else None  # (S, E)
+        poses = [each.env_state for each in self.episodes if with_poses and each.env_state is not None]
+        self.env_state = line.join(poses) if with_poses else None  # (S, E)
         intended = [each.intended for each in targets if each.intended is not None]
         self._joint_lines = joint_time_lines(line.join(intended)) if intended else None
         self.frames = Frames(self.episodes, {name: self.spec.cameras[name] for name in self.cameras}, line)

@@ -10,7 +10,6 @@ import numpy as np
 from demos.robot import ALOHA, ALOHA_JOINTS, Chain, Robot
 
 BASE_DISTANCE = 0.469  # m from a base of ALOHA to the middle of its table
-GRIPPER_RANGE = ALOHA.arms[0].gripper_range
 PLANES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 """Axis → the two others, in the order of a positive turn."""
 
@@ -48,7 +47,7 @@ def _tool(robot: Robot, chain: Chain, joints: np.ndarray) -> np.ndarray:
     return np.array(np.broadcast_to(point, (*joints.shape[:-1], 3)), dtype=np.float64)
 
 
-def rotation_matrix(quaternion: Sequence[float]) -> np.ndarray:
+def rotation_matrix(quaternion: Sequence[float] | np.ndarray) -> np.ndarray:
     """(3, 3) of a unit quaternion (w, x, y, z)."""
     w, x, y, z = quaternion
     return np.array(

@@ -338,6 +338,10 @@ def _column(where: str, name: Any, names: tuple[str, ...]) -> int:
     return names.index(name)
 
 
+ALOHA_GRIPPER_RANGE = (0.021 - 0.01844) / 0.03956, (0.057 - 0.01844) / 0.03956
+"""What ALOHA's simulated grippers reach, 0 closed … 1 open: the finger's range in m, (x - closed) / (open - closed)."""
+
+
 def _aloha() -> Robot:
     """Two ViperX 300 6-DoF: link lengths and limits of https://github.com/tonyzhaozh/act (assets/vx300s_left.xml), tool
     centre point between the fingertips. Each arm's frame is its base: x ahead, towards the other arm, z up."""
@@ -358,12 +362,10 @@ def _aloha() -> Robot:
             Link(first + 5, "x"),
         )
         chain = Chain(links, (0.069744 + 0.135, 0.0, 0.0))
-        # 0 closed … 1 open; the finger's range in m, (x - closed) / (open - closed).
-        span = (0.021 - 0.01844) / 0.03956, (0.057 - 0.01844) / 0.03956
-        arms.append(Arm(side, tuple(range(first, first + 6)), first + 6, chain, span))
+        arms.append(Arm(side, tuple(range(first, first + 6)), first + 6, chain, ALOHA_GRIPPER_RANGE))
     joints = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in (*names, "gripper"))
-    units: tuple[Unit, ...] = (*("rad",) * 6, "") * 2
-    return Robot(joints, tuple(arms), 50.0, units, limits * 2, "aloha")
+    arm_units: tuple[Unit, ...] = ("rad", "rad", "rad", "rad", "rad", "rad", "")
+    return Robot(joints, tuple(arms), 50.0, arm_units * 2, limits * 2, "aloha")
 
 
 ALOHA = _aloha()

@@ -102,7 +102,7 @@ def robot_from_model(model: Any, joint_names: Sequence[str] | None = None, contr
             arms.append(Arm(name, tuple(map(columns.index, own)), gripper, tree.chain(palm, columns)))
     if len({arm.name for arm in arms}) < len(arms):
         arms = [replace(arm, name=f"arm{i}") for i, arm in enumerate(arms)]
-    units = tuple(tree.unit(joint) for joint in columns)
+    units: tuple[Unit, ...] = tuple(tree.unit(joint) for joint in columns)
     limits = tuple(tree.limit(joint) for joint in columns)
     if joint_names and columns != tree.joints:  # the opening of a gripper whose fingers are one column may be anything
         grippers = {arm.gripper for arm in arms}

@@ -12,6 +12,7 @@ from messages import has, refusal, says
 from test_episode import SPEC, STEPS, steps, write, write_original
 
 from demos.episode import Episode, find_episodes
+from demos.robot import Robot
 from demos.spec import EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter
 
@@ -235,7 +236,7 @@ def test_a_camera_that_is_named_and_not_there_is_refused(path: Path):
 
 
 def test_text_in_all_letters_and_empty_lists_survive(tmp_path: Path):
-    spec = EpisodeSpec(("Gelenk ä", "関節"), {}, task="Würfel übergeben")
+    spec = EpisodeSpec(Robot.from_joint_names(("Gelenk ä", "関節")), {}, task="Würfel übergeben")
     assert Episode(write(tmp_path / "episode_0.hdf5", spec)).spec == spec
 
 

@@ -32,10 +32,11 @@ from act.policies.observation import ObservationEncoder
 from act.presets import PRESETS
 from act.run_folder import RunFolder
 from act.train import Trainer
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 
 CUDA = torch.device("cuda")
-SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (120, 160), "wrist": (120, 160)}, env_state_dim=7)
+SPEC = EpisodeSpec(ALOHA, {"top": (120, 160), "wrist": (120, 160)}, env_state_dim=7)
 CONFIGS: dict[str, PolicySettings] = {
     **{f"preset {name}": config for name, (config, _) in PRESETS.items()},
     "with poses": TINY.replace(use_env_state=True, keypoints=4, pose_weight=1.0),

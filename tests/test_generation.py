@@ -16,9 +16,10 @@ from torch import Tensor
 
 from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings, make_policy
 from act.policies.generators.cosines import cosines
+from demos.robot import Robot
 from demos.spec import EpisodeSpec
 
-TOY = EpisodeSpec(("x", "y"), {}, env_state_dim=1)
+TOY = EpisodeSpec(Robot.from_joint_names(("x", "y")), {}, env_state_dim=1)
 SETTINGS = {"d_model": 48, "n_heads": 4, "ffn_dim": 96, "n_encoder_layers": 1, "dropout": 0.0}
 TOY_SETTINGS = {**SETTINGS, "chunk_size": 1, "cameras": (), "use_env_state": True}
 OWN = {
@@ -242,7 +243,7 @@ def test_a_diffusion_takes_the_steps_of_diffusers():
         encoded, noise = policy.encoder(batch.observation), torch.randn(2, policy.noise_dim)
         memory, x = generator.transformer.encode(encoded), noise.view(2, 6, -1)
         for t in theirs.timesteps:
-            chunk = generator.denoise(x, torch.full((2,), t / 20), encoded, memory)
+            chunk = generator.denoise(x, torch.full((2,), float(t) / 20), encoded, memory)
             x = theirs.step(chunk, t, x).prev_sample  # pyright: ignore
         torch.testing.assert_close(generator.sample(encoded, noise), x)
 

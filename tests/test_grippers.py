@@ -8,7 +8,7 @@ import pytest
 
 from act.grippers import closing_sign, find_failed_grasps
 from act.keyframes import as_meant, keyframes, meant_steps, moving_steps
-from demos.kinematics import GRIPPER_RANGE
+from demos.robot import ALOHA_GRIPPER_RANGE as GRIPPER_RANGE
 from demos.spec import ALOHA_JOINTS
 
 UNKNOWN = tuple(name.replace("left", "a").replace("right", "b") for name in ALOHA_JOINTS)

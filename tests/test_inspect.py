@@ -11,10 +11,11 @@ from messages import says
 from PIL import Image
 
 from demos.episode import find_episodes
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 from demos.writer import EpisodeWriter
 
-SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (12, 16), "angle": (8, 8)}, env_ids=("BimanualInsertion-v0",), task="insert")
+SPEC = EpisodeSpec(ALOHA, {"top": (12, 16), "angle": (8, 8)}, env_ids=("BimanualInsertion-v0",), task="insert")
 inspect = partial(forked, "inspect_data.py", folder=Path())
 
 

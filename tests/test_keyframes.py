@@ -286,7 +286,7 @@ def test_actions_depend_on_the_predicted_keyframe():
     observation = Observation(torch.zeros(1, 14), {"top": torch.zeros(1, 24, 32, 3, dtype=torch.uint8)})
     before = policy.predict(observation)
     with torch.no_grad():
-        policy.encoder.keyframe_head[-1].bias += 1.0  # pyright: ignore[reportOperatorIssue]
+        policy.encoder.keyframe_head[-1].bias += 1.0  # pyright: ignore[reportOperatorIssue, reportOptionalSubscript]
     assert not torch.allclose(before, policy.predict(observation))
 
 

@@ -18,7 +18,7 @@ def saved(config: PolicySettings, folder, collapsed: bool = False):
     torch.manual_seed(0)
     policy = Policy(config, SPEC)
     if collapsed:
-        torch.nn.init.zeros_(policy.generator.latent_proj.weight)
+        torch.nn.init.zeros_(policy.generator.get_parameter("latent_proj.weight"))
     folder.mkdir()
     (folder / "last.pt").write_bytes(to_bytes({**describe(policy), "weights": policy.state_dict(), "ema": None}))
     return folder

@@ -19,7 +19,8 @@ from act.policies.actions import masked_l1
 from act.policies.generators.config import RegressionConfig
 from act.policies.generators.cvae import CVAE, kl_divergence
 from act.policies.transformer import Attention, Encoder, sinusoid_1d, sinusoid_2d
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 
 LATENT_DIM, KL_WEIGHT = 4, 10.0
 
@@ -247,7 +248,7 @@ def test_a_copy_is_independent():
 
 @pytest.mark.parametrize(("n_decoder_layers", "millions"), [(1, 52), (7, 84)])
 def test_parameter_counts_of_the_paper(n_decoder_layers: int, millions: int):
-    spec = EpisodeSpec(ALOHA_JOINTS, {"top": (480, 640)})
+    spec = EpisodeSpec(ALOHA, {"top": (480, 640)})
     config = PolicySettings(n_decoder_layers=n_decoder_layers, backbone_weights="none")
     assert (config.d_model, config.n_heads, config.ffn_dim, config.chunk_size) == (512, 8, 3200, 100)
     count = sum(parameter.numel() for parameter in Policy(config, spec).parameters())

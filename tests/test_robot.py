@@ -1,5 +1,8 @@
 """Laws of robots as data: any arms, units, rates and action semantics, read from names, JSON, MJCF or URDF."""
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from demos.hindsight import active_steps, intended_mask, keyframe_dim, keyframe_
 from demos.kinematics import forward_kinematics
 from demos.robot import ALOHA, Arm, Chain, Link, Robot
 from demos.robot_files import read_robot, robot_from_model
-from demos.spec import EpisodeError, EpisodeSpec
+from demos.spec import ActionSemantics, EpisodeError, EpisodeSpec
 from demos.writer import EpisodeWriter
 from envs.bimanual import ASSETS
 from envs.gl import mujoco
@@ -312,7 +315,7 @@ def test_a_robot_is_written_to_each_file_and_actions_may_be_others(tmp_path: Pat
 # Hindsight
 
 
-def spec_at(hz: float, semantics="absolute_joints", limits=((0.0, 1.0),) * 14) -> EpisodeSpec:
+def spec_at(hz: float, semantics: ActionSemantics = "absolute_joints", limits=((0.0, 1.0),) * 14) -> EpisodeSpec:
     names = [name.replace("left", "a").replace("right", "b") for name in ALOHA.joint_names]
     return EpisodeSpec(replace(Robot.from_joint_names(names, hz), limits=limits), {}, action_semantics=semantics)
 
@@ -321,17 +324,20 @@ def test_hindsight_is_the_same_at_another_rate():
     action, qpos = demonstration(0.0, 0.5, away=0.1)
     action, qpos = (np.concatenate([each, np.repeat(each[-1:], 100, axis=0)]) for each in (action, qpos))
     t = np.arange(0, len(action) - 1, 2.5)  # 20 Hz
-    slow = [
+    slow, slow_qpos = (
         np.stack([np.interp(t, np.arange(len(each)), column) for column in each.T], axis=1) for each in (action, qpos)
-    ]
+    )
     (fast_failed,) = find_failed_grasps(action, qpos, spec_at(50))
-    (slow_failed,) = find_failed_grasps(*slow, spec_at(20))
+    (slow_failed,) = find_failed_grasps(slow, slow_qpos, spec_at(20))
     assert [slow_failed.start / 20, slow_failed.stop / 20] == pytest.approx(
         [fast_failed.start / 50, fast_failed.stop / 50], abs=0.1
     )
-    active = active_steps(action, qpos, spec_at(50), 50).sum() / 50, active_steps(*slow, spec_at(20), 20).sum() / 20
+    active = (
+        active_steps(action, qpos, spec_at(50), 50).sum() / 50,
+        active_steps(slow, slow_qpos, spec_at(20), 20).sum() / 20,
+    )
     assert active[0] == pytest.approx(active[1], rel=0.15)
-    fast, coarse = keyframes(action, qpos, spec_at(50)), keyframes(*slow, spec_at(20))
+    fast, coarse = keyframes(action, qpos, spec_at(50)), keyframes(slow, slow_qpos, spec_at(20))
     near = np.abs(coarse - fast[np.round(t).astype(int)]).max(axis=1) < 0.1
     assert near.mean() > 0.9
 
@@ -359,7 +365,8 @@ def test_a_failed_grasp_is_found_in_what_was_observed_and_its_steps_are_left_out
     keep = intended_mask(action, qpos, relative, [failed])
     assert (keep == keep[:, :1]).all()
     assert not keep[35:65].any()
-    assert find_failed_grasps(*(demonstration(0.3, 0.5)[1],) * 2, relative) == []
+    same = demonstration(0.3, 0.5)[1]
+    assert find_failed_grasps(same, same, relative) == []
     unlimited = spec_at(50, "relative_joints", limits=())
     assert find_failed_grasps(action, qpos, unlimited) == []  # a thin thing might have been held
 

@@ -156,6 +156,8 @@ def explanations(shown: str) -> dict[str, str]:
             found[flag] = text
         elif indent > 5 and flag:
             found[flag] += " " + line
+        elif flag and line.endswith("}"):  # the rest of a long list of choices
+            continue
         else:  # a border, or a positional argument
             flag = ""
     return {flag: re.sub(r"\((default|required|optional|repeatable)[^)]*\)", "", text) for flag, text in found.items()}

@@ -26,9 +26,17 @@ def write(path, action, qpos, human=None, intended=None) -> Episode:
     return Episode(path)
 
 
-def described(*episodes: Episode, learn_from: LearnFrom = "demonstrated", **recipe) -> str:
-    recipe = {"drop_idle_steps": False, "drop_failed_grasps": False} | recipe
-    return describe_changes(episodes, [targets_of(each, 11, **recipe) for each in episodes], learn_from)
+def described(
+    *episodes: Episode,
+    learn_from: LearnFrom = "demonstrated",
+    drop_idle_steps: bool = False,
+    drop_failed_grasps: bool = False,
+) -> str:
+    targets = [
+        targets_of(each, 11, drop_idle_steps=drop_idle_steps, drop_failed_grasps=drop_failed_grasps)
+        for each in episodes
+    ]
+    return describe_changes(episodes, targets, learn_from)
 
 
 def moving(steps: int) -> np.ndarray:

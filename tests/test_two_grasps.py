@@ -19,9 +19,9 @@ from act.chunking import default_executor
 from act.grippers import gripper_events
 from act.targets import targets_of
 from demos.episode import Episode, find_episodes
-from demos.kinematics import GRIPPER_RANGE
 from demos.motion import Motion, MotionEngine, Segment, pause
 from demos.record import spec_of
+from demos.robot import ALOHA_GRIPPER_RANGE as GRIPPER_RANGE
 from demos.spec import ALOHA_JOINTS
 from demos.tool_poses import CLOSED, OPEN, pitched
 from demos.writer import EpisodeWriter

@@ -10,11 +10,12 @@ import torch
 
 from act.policies import GENERATORS, Batch, Observation, Policy, PolicySettings
 from act.policies.generators.config import CVAEConfig, RegressionConfig
-from demos.spec import ALOHA_JOINTS, EpisodeSpec
+from demos.robot import ALOHA
+from demos.spec import EpisodeSpec
 from demos.writer import EpisodeWriter
 
-SPEC = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32), "wrist": (16, 24)}, env_ids=("Tiny-v0",), env_state_dim=7)
-IN_SIMULATION = EpisodeSpec(ALOHA_JOINTS, {"top": (24, 32)}, env_ids=("BimanualTransferCube-v0",), env_state_dim=7)
+SPEC = EpisodeSpec(ALOHA, {"top": (24, 32), "wrist": (16, 24)}, env_ids=("Tiny-v0",), env_state_dim=7)
+IN_SIMULATION = EpisodeSpec(ALOHA, {"top": (24, 32)}, env_ids=("BimanualTransferCube-v0",), env_state_dim=7)
 """Of episodes that are not those of the environment, but fit it."""
 THREE_CAMERAS = replace(SPEC, cameras={"top": (48, 64), "left": (48, 64), "right": (45, 37)})
 

@@ -5,7 +5,7 @@ flags of a part that is switched off. Each field is named after its flag.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn
 
 from act.errors import ConfigError
 from act.policies.generators.config import CVAEConfig, GeneratorConfig
@@ -32,13 +32,16 @@ class TransformerConfig:
         return self.d_model, self.n_heads, self.ffn_dim, self.dropout, self.pre_norm
 
 
+Weights = Literal["imagenet", "none"]
+
+
 @dataclass(frozen=True)
 class FrozenBackbone:
     """ImageNet weights that are never trained; training shifts frames by up to `frame_shift` pixels."""
 
     name: str
     frame_shift: int
-    weights = "imagenet"
+    weights: ClassVar[Weights] = "imagenet"
     width = 1.0
 
 
@@ -48,7 +51,7 @@ class FinetunedBackbone:
 
     name: str
     frame_shift = 0
-    weights = "imagenet"
+    weights: ClassVar[Weights] = "imagenet"
     width = 1.0
 
 
@@ -59,7 +62,7 @@ class ScratchBackbone:
     name: str
     width: float
     frame_shift = 0
-    weights = "none"
+    weights: ClassVar[Weights] = "none"
 
 
 Backbone = FrozenBackbone | FinetunedBackbone | ScratchBackbone

@@ -232,8 +232,9 @@ def _sampling(folder: Path, chunk: int, cache: str, batch_size: int, device: tor
 def _frames_of(folder: Path) -> Path:
     """All frames, positions and actions in one plain file, for another program."""
     episodes = [Episode(path) for path in find_episodes(folder)]
-    arrays = {name: np.stack([getattr(each, name) for each in episodes]) for name in ("qpos", "action")}
-    np.savez(file := folder / "frames.npz", frames=np.stack([each.frames("top") for each in episodes]), **arrays)
+    frames = np.stack([each.frames("top") for each in episodes])
+    qpos, action = (np.stack([getattr(each, name) for each in episodes]) for name in ("qpos", "action"))
+    np.savez(file := folder / "frames.npz", frames=frames, qpos=qpos, action=action)
     return file
 
 

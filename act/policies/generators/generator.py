@@ -40,7 +40,7 @@ class Generator(nn.Module, ABC):
     ):
         super().__init__()
         self.transformer = ChunkTransformer(policy, encoder.token_dims, own_tokens, more_queries)
-        self.__dict__["head"] = head  # not registered here: its parameters are the policy's
+        object.__setattr__(self, "head", head)  # not registered here: its parameters are the policy's
 
     @abstractmethod
     def loss(

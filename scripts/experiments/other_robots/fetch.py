@@ -4,6 +4,11 @@ One arm, 25 Hz. Actions (4,) are relative: the end effector moves by 5 cm times 
 the fourth number or close, where it is negative. qpos (4,) is the position of the end effector and the opening, in m.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
+from typing import Any
+
 import gymnasium as gym
 import gymnasium_robotics  # pyright: ignore[reportMissingImports]
 import mujoco
@@ -57,7 +62,7 @@ class FetchEnv(gym.Env):
 
     def render_cameras(self) -> dict[str, np.ndarray]:
         """camera → (H, W, 3) uint8 RGB"""
-        env = self._env.unwrapped
+        env: Any = self._env.unwrapped
         self._renderer = self._renderer or mujoco.Renderer(env.model, *SIZE)
         env._render_callback()  # moves the red ball to the goal
         frames = {}

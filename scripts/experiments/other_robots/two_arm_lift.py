@@ -4,6 +4,9 @@ Two arms of seven joints and a gripper, 20 Hz. Actions (16,) are absolute: joint
 open … 1 closed. qpos (16,) has the joints in rad and the opening of the fingers in m.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions have no type stubs.)
+
 import gymnasium as gym
 import mujoco
 import numpy as np
@@ -115,7 +118,7 @@ class Arm:
     def towards(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """The next position and rotation on the way to a target and the grasp's rotation, and whether this is them."""
         way, turn = target - self.position, Rotation.from_matrix(self.grasp @ self.rotation.T).as_rotvec()
-        there = np.linalg.norm(way) < NEAR and np.linalg.norm(turn) < 0.02
+        there = bool(np.linalg.norm(way) < NEAR and np.linalg.norm(turn) < 0.02)
         return (
             self.position + at_most(way, SPEED),
             Rotation.from_rotvec(at_most(turn, TURN)).as_matrix() @ self.rotation,
