@@ -233,6 +233,7 @@ def test_help_lists_the_experiments_with_a_sentence_each(capsys):
         assert " ".join(text.split()[:5]) in shown
 
 
+@pytest.mark.slow
 def test_a_fast_experiment_runs_end_to_end(tmp_path):
     def launch(words: Sequence[str]) -> None:
         done = forked(words[0], *words[1:], folder=tmp_path)

@@ -53,6 +53,12 @@ EXPORTED = [
 ]
 
 
+DTYPES = [
+    pytest.param(torch.bfloat16, id="bfloat16"),  # has every operation of float32, and the casts
+    pytest.param(torch.float32, id="float32", marks=pytest.mark.slow),
+]
+
+
 class Transfers(TorchDispatchMode):
     """Lists the operations that take a tensor from CUDA to the CPU: each makes the CPU wait for the GPU."""
 
@@ -122,7 +128,7 @@ def make(config: PolicySettings) -> Policy:
     return make_policy(config, THREE_CAMERAS if config.d_model < 64 else SPEC, pretrained=False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_policy_stays_on_its_device(gpu, config, dtype):
     policy = make(config).to(CUDA)
@@ -161,7 +167,7 @@ def exported(gpu: FakeTensorMode, policy: Policy, dtype: torch.dtype) -> list[tu
     return [(name, v.device.type) for name, v in values if isinstance(v, Tensor) and "lift_fresh_copy" not in name]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("config", EXPORTED)
 def test_predict_is_exported_as_one_graph_on_the_device(gpu, config, dtype):
     tensors = exported(gpu, make(config), dtype)

@@ -109,7 +109,7 @@ the middle of both circles from them 0.6."""
 @pytest.mark.parametrize(
     ("name", "steps", "limit"),
     [
-        *((name, 300, 0.2) for name in FAITHFUL if name != "gan"),  # far from the middle, and on its way
+        *((name, 200, 0.1) for name in FAITHFUL if name != "gan"),  # far from the middle, and on its way
         *(
             pytest.param(name, 2000 if name == "gan" else 1000, limit, marks=pytest.mark.slow)
             for name, limit in FAITHFUL.items()
@@ -126,7 +126,7 @@ def test_a_generative_family_recovers_both_half_circles(name, steps, limit, caps
 
 
 def test_regression_answers_with_the_middle(capsys):
-    middle = drawn(toy_policy("regression", steps=300), 0.8)
+    middle = drawn(toy_policy("regression", steps=150), 0.8)
     with capsys.disabled():
         print(f"\nregression: energy distance {energy_distance(middle, truth()):.3f}, beside {beside(middle):.0%}")
     assert (middle - middle[0]).norm(dim=-1).max() < 1e-5
@@ -134,7 +134,7 @@ def test_regression_answers_with_the_middle(capsys):
 
 
 def test_an_autoencoder_rebuilds_but_between_its_codes_there_is_nothing(capsys):
-    policy = toy_policy("autoencoder", steps=600)
+    policy = toy_policy("autoencoder", steps=200)
     rebuilt = policy(toy_batch(1000, torch.Generator().manual_seed(3)))["l1"].item()
     draws = drawn(policy, 0.8)
     with capsys.disabled():
@@ -186,7 +186,7 @@ def test_top_p_samples_among_the_likely_and_noise_says_where():
 
 
 def test_a_flow_goes_back_where_it_came_from_and_its_density_sums_to_one():
-    policy = toy_policy("flow", steps=200)
+    policy = toy_policy("flow", steps=100)
     generator: Any = policy.generator
     condition = torch.full((400, 1), 0.5)
     observation = Observation(torch.zeros(400, 2), env_state=condition)
