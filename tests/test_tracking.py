@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,7 +119,12 @@ def test_without_a_login_a_run_is_offline(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert says(first, "W&B", "no login", "wandb login", "offline")
     assert says(second, "W&B", f"wandb sync {run_folders(tmp_path)[0]}")
-    assert next(run_folders(tmp_path)[0].glob("*.wandb")).stat().st_size > 100
+    stored = next(run_folders(tmp_path)[0].glob("*.wandb"))
+    for _ in range(300):  # W&B's own process writes it
+        if stored.stat().st_size > 100:
+            break
+        time.sleep(0.1)
+    assert stored.stat().st_size > 100
 
 
 def test_a_login_is_found_where_wandb_finds_it(monkeypatch, tmp_path, server, capsys):
