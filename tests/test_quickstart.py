@@ -74,4 +74,3 @@ def test_an_unknown_task_is_named_at_once(tmp_path):
     wrong = forked("quickstart.py", "--task", "juggling", folder=tmp_path)
     assert wrong.returncode == 2
     assert says(wrong.stderr, "error:", "juggling", "transfer_cube")
-    assert list(tmp_path.iterdir()) == []
