@@ -90,6 +90,21 @@ def test_gradients_of_three_processes_that_accumulate_are_those_of_one_step_of_o
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
+def confer(out: Path) -> None:
+    """What a rank hears from the others."""
+    with join_world() as world:
+        mean = world.mean(torch.tensor([float(world.rank)])).item()
+        heard = [world.any(world.rank == 1), world.any(False), mean, world.gather(world.rank)]
+        (out / f"{world.rank}.json").write_text(json.dumps(heard))
+
+
+def test_every_process_gets_what_holds_for_all_of_them(tmp_path):
+    for done in functions(3, confer, tmp_path, folder=tmp_path):
+        assert done.returncode == 0, done.stderr
+    for rank in range(3):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [True, False, 1.0, [0, 1, 2]]
+
+
 def test_a_run_of_two_processes_is_resumed_by_one(data, tmp_path):
     flags = ["--data", str(data), *FLAGS]
     train(*flags, "--out", str(tmp_path / "whole"), "--steps", "16")
